@@ -1,0 +1,1 @@
+"""Mode connectivity for any PyTorch model."""
