@@ -20,6 +20,11 @@ Result = TypeVar("Result")
 class Fanout(Protocol):
     """Maps a function over independent items (points, pairs, replicas), keeping their order."""
 
+    @property
+    def workers(self) -> int:
+        """How many items it works on at a time."""
+        ...
+
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """The results of `function` on every item, in the items' order."""
         ...
@@ -47,6 +52,8 @@ class World(Protocol):
 @dataclass(frozen=True)
 class Serial:
     """The default fan-out: one item after the other, in this process."""
+
+    workers: int = 1
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """The results of `function` on every item, one after the other."""

@@ -1,0 +1,212 @@
+"""The landscape of a network: loss and error of weights on a task's data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isthmus.errors import SettingError
+from isthmus.fanout import Fanout
+from isthmus.landscape.abstract import AbstractLandscape, Evaluation, require_split, serial
+from isthmus.landscape.dataset import Batch, batch_size, to_device
+from isthmus.landscape.task import Task, default_loss, target_of
+from isthmus.network import Network
+from isthmus.path import PathPoints
+from isthmus.repair.batchnorm import BatchNormPolicy, batchnorm_layers, recalibrate
+from isthmus.seeds import seed_default
+from isthmus.weights import Weights
+
+
+@dataclass(frozen=True, eq=False)
+class Landscape(AbstractLandscape):
+    """From weights to the loss and error of every example, on training and held-out data.
+
+    Attributes:
+        task: model, data, loss.
+        device: where to compute.
+        batchnorm: "recalibrate" (default), "interpolate" or "keep": see `BatchNormPolicy`.
+        recalibration: training examples used to measure batch-norm statistics at a point.
+        batch: examples a forward pass.
+        limit: use only the first so many examples of each split (all by default). The splits of the
+            built-in tasks are in random order.
+
+    Limits: one pass over the data serves all points; memory is O(P + one chunk of data) beyond the
+    points × examples numbers kept, if the points are those of a path (`path.at(t)`).
+    """
+
+    task: Task
+    device: str = "cpu"
+    batchnorm: str | BatchNormPolicy = BatchNormPolicy.RECALIBRATE
+    recalibration: int = 2048
+    batch: int = 256
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "batchnorm", BatchNormPolicy(self.batchnorm))
+        except ValueError:
+            known = ", ".join(policy.value for policy in BatchNormPolicy)
+            raise SettingError(f"expected a batch-norm policy ({known}), got {self.batchnorm!r}") from None
+        for name in ("recalibration", "batch", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingError(f"Landscape.{name} must be at least 1, got {value}")
+
+    @cached_property
+    def network(self) -> Network:
+        """The task's network on this landscape's device."""
+        if torch.device(self.device) == self.task.network.device:
+            return self.task.network
+        return Network(self.task.network.module, self.device)
+
+    @cached_property
+    def policy(self) -> str:
+        """The batch-norm policy's name, or "none" if the model keeps no such statistics."""
+        assert isinstance(self.batchnorm, BatchNormPolicy)
+        return self.batchnorm.value if batchnorm_layers(self.network.module) else "none"
+
+    def evaluate(
+        self, points: Sequence[Weights], split: str = "test", fanout: Fanout | None = None
+    ) -> Evaluation:
+        """Loss and error of every point on every example of a split.
+
+        Args:
+            points: weights of the task's layout, or `path.at(t)`. Under "interpolate" and "keep", points
+                that carry no buffers need a path to take them from.
+            split: "train" or "test".
+            fanout: spreads the points; each piece reads the data by itself.
+
+        Returns:
+            Tensors of shape (points, examples) on the CPU.
+        """
+        require_split(split)
+        if not len(points):
+            raise SettingError("there are no points to evaluate; give at least one")
+        runner = serial(fanout)
+        pieces = runner.map(lambda piece: self._evaluate(piece, split), _pieces(points, runner))
+        return Evaluation(
+            torch.cat([loss for loss, _ in pieces]),
+            torch.cat([error for _, error in pieces]),
+            split,
+            self.policy,
+        )
+
+    def _evaluate(self, points: Sequence[Weights], split: str) -> tuple[Tensor, Tensor]:
+        """Loss and error, a chunk of the data at a time, every point on each chunk."""
+        buffers: list[Mapping[str, Tensor]] = []
+        losses: list[list[Tensor]] = [[] for _ in range(len(points))]
+        errors: list[list[Tensor]] = [[] for _ in range(len(points))]
+        for chunk in self.task.split(split).chunks(self.batch, self.limit):
+            batches = [to_device(batch, self.network.device) for batch in chunk]
+            for index in range(len(points)):
+                point = points[index].to(self.network.device)
+                with torch.no_grad(), self.network.at(point) as module:
+                    if len(buffers) == index:
+                        buffers.append(self._buffers(points, index, point, module))
+                    self.network.set_buffers(buffers[index])
+                    for batch in batches:
+                        output = self.task.run(module, batch)
+                        losses[index].append(self.task.losses(output, batch).float().cpu())
+                        errors[index].append(self.task.errors(output, batch).float().cpu())
+        return torch.stack([torch.cat(row) for row in losses]), torch.stack([torch.cat(r) for r in errors])
+
+    def _buffers(
+        self, points: Sequence[Weights], index: int, point: Weights, module: nn.Module
+    ) -> Mapping[str, Tensor]:
+        """The buffers that the policy gives a point whose weights the module holds."""
+        base = point.buffers or _from_path(points, index, self.policy == BatchNormPolicy.KEEP.value)
+        if self.policy == BatchNormPolicy.RECALIBRATE.value:
+            return dict(base) | recalibrate(module, self._recalibration_batches, self.task.run)
+        if not base and self.policy != "none":
+            raise SettingError(
+                f"under batchnorm={self.policy!r} a point without buffers needs a path to take them from: "
+                "evaluate path.at(t), give the point buffers, or use batchnorm='recalibrate'"
+            )
+        return base
+
+    def settled(self, point: Weights) -> Weights:
+        """The point with the buffers that the policy gives it, ready to be saved as a model of its own."""
+        with torch.no_grad(), self.network.at(point.to(self.network.device)) as module:
+            found = dict(self.network.reference.buffers) | dict(self._buffers([point], 0, point, module))
+        return point.with_buffers({name: value.to(point.vector.device) for name, value in found.items()})
+
+    @cached_property
+    def _recalibration_batches(self) -> list[Batch]:
+        """The first training examples, the same for every point."""
+        batches: list[Batch] = []
+        for chunk in self.task.split("train").chunks(self.batch, self.recalibration):
+            batches += [to_device(batch, self.network.device) for batch in chunk]
+        if len(batches) > 1 and batch_size(batches[-1]) == 1:
+            batches.pop()
+        return batches
+
+    @contextmanager
+    def descent(self, vector: Tensor, gradient: Tensor) -> Iterator[Callable[[Any], float]]:
+        """Forward and backward in training mode (batch statistics in batch norm), as in plain training."""
+        with self.network.bound(vector, gradient, {}) as binding:
+
+            def step(batch: Batch) -> float:
+                binding.load()
+                batch = to_device(batch, self.network.device)
+                loss = self._objective(self.task.run(binding.module, batch), batch)
+                torch.autograd.backward(loss)
+                binding.collect()
+                return float(loss.detach())
+
+            yield step
+
+    def _objective(self, output: Any, batch: Batch) -> Tensor:
+        smoothing = self.task.recipe.label_smoothing
+        if smoothing and self.task.loss is None:
+            return default_loss(output, target_of(batch), smoothing).mean()
+        return self.task.losses(output, batch).mean()
+
+    def stream(self, seed: int, batch: int, start: int = 0) -> Iterator[Batch]:
+        """Training batches with the recipe's augmentation; also seeds dropout, step by step."""
+        source = self.task.split("train").stream(seed, batch, start, self.task.recipe.augment)
+        for step in count(start):
+            found = next(source)
+            seed_default(seed, "dropout", step)
+            yield found
+
+    def steps_per_epoch(self, batch: int) -> int:
+        """Full batches in the training split."""
+        return self.task.split("train").steps_per_epoch(batch)
+
+
+def _pieces(points: Sequence[Weights], fanout: Fanout) -> list[Sequence[Weights]]:
+    """The points in as many runs as the fan-out has workers."""
+    workers = min(fanout.workers, len(points))
+    bounds = [round(i * len(points) / workers) for i in range(workers + 1)]
+    return [points[low:high] for low, high in pairwise(bounds)]
+
+
+def _from_path(points: Sequence[Weights], index: int, nearest: bool) -> Mapping[str, Tensor]:
+    """Buffers for an inner point of a path, from the controls that carry any (the ends, as a rule).
+
+    Either those of the control with the largest coefficient, or the blend by the coefficients, which are
+    scaled to sum to one. Integer buffers are never blended, and equal ones are left as they are.
+    """
+    if not isinstance(points, PathPoints):
+        return {}
+    held = [w.buffers for w in points.path.controls]
+    share = points.coefficients[index] * torch.tensor([bool(buffers) for buffers in held])
+    if not bool(share.any()):
+        return next((buffers for buffers in held if buffers), {})
+    share = share / share.sum()
+    near = held[int(share.argmax())]
+    if nearest:
+        return near
+    return {
+        name: sum((float(c) * b[name] for c, b in zip(share, held, strict=True) if c), torch.zeros(()))
+        if value.is_floating_point() and any(not torch.equal(value, b[name]) for b in held if b)
+        else value
+        for name, value in near.items()
+    }

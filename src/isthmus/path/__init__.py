@@ -1,0 +1,8 @@
+"""Paths and surfaces in weight space: geometry only, no data."""
+
+from isthmus.path.abstract import AbstractPath as AbstractPath
+from isthmus.path.abstract import PathPoints as PathPoints
+from isthmus.path.bezier import Bezier as Bezier
+from isthmus.path.chain import Chain as Chain
+from isthmus.path.plane import Plane as Plane
+from isthmus.path.segment import Segment as Segment

@@ -1,0 +1,88 @@
+"""The plane through three networks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from isthmus.errors import SettingError
+from isthmus.path.abstract import AbstractPath
+from isthmus.weights import Weights
+
+_COLLINEAR = 1e-6
+
+
+class Plane(AbstractPath):
+    """θ(x, y) = a + x û + y v̂, in the units of weight space, through three models.
+
+    û points from a to b; v̂ is the part of c − a at right angles to û, normalised. So a lies at (0, 0),
+    b at (‖b − a‖, 0), and c above the horizontal axis.
+
+    Args:
+        a: the origin.
+        b: gives the horizontal direction.
+        c: any third model that is not on the line through a and b.
+
+    Raises:
+        SettingError: the three are collinear, or two coincide.
+
+    Source: Garipov et al. 2018, arXiv 1802.10026, appendix A.2.
+    """
+
+    kind: ClassVar[str] = "plane"
+    fewest_controls: ClassVar[int] = 3
+
+    def __init__(self, a: Weights, b: Weights, c: Weights) -> None:
+        super().__init__((a, b, c))
+        across, up = float(self.gram[1, 1]), float(self.gram[2, 2])
+        if across <= 0 or up <= 0 or self._frame.height <= _COLLINEAR * math.sqrt(up):
+            raise SettingError(
+                "a plane needs three models that do not lie on one line; "
+                f"here ‖b − a‖ = {math.sqrt(max(across, 0)):.3g}, ‖c − a‖ = {math.sqrt(max(up, 0)):.3g} and "
+                "the third adds no new direction: choose another third model"
+            )
+
+    @cached_property
+    def _frame(self) -> _Frame:
+        across = math.sqrt(max(float(self.gram[1, 1]), 0.0))
+        along = float(self.gram[1, 2]) / across if across else 0.0
+        height = math.sqrt(max(float(self.gram[2, 2]) - along**2, 0.0))
+        return _Frame(across, along, height)
+
+    @property
+    def corners(self) -> Tensor:
+        """The coordinates of a, b and c in the plane, shape (3, 2)."""
+        frame = self._frame
+        return torch.tensor(
+            [[0.0, 0.0], [frame.across, 0.0], [frame.along, frame.height]], dtype=torch.float64
+        )
+
+    def coefficients(self, t: Tensor) -> Tensor:
+        """Barycentric coordinates of the positions t (shape (n, 2)), shape (n, 3)."""
+        frame = self._frame
+        third = t[:, 1] / frame.height
+        second = (t[:, 0] - third * frame.along) / frame.across
+        return torch.stack([1 - second - third, second, third], dim=1)
+
+    def project(self, point: Weights) -> tuple[float, float, float]:
+        """Where the orthogonal projection of a point lies, and its distance from the plane: (x, y, gap)."""
+        a, b, c = self.controls
+        frame, apart = self._frame, point - a
+        x = apart.dot(b - a) / frame.across
+        y = (apart.dot(c - a) - x * frame.along) / frame.height
+        squared = apart.dot(apart) - x * x - y * y
+        return x, y, math.sqrt(max(squared, 0.0))
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Lengths that place the third model: ‖b − a‖, and c's part along and across û."""
+
+    across: float
+    along: float
+    height: float

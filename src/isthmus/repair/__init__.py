@@ -1,0 +1,1 @@
+"""Repair of the statistics that interpolation breaks."""
