@@ -66,7 +66,7 @@ class Profile:
         return float(self.distance[-1])
 
     def arc_mean(self, of: Quantity = "loss") -> float:
-        """The mean weighted by arc length, ∫ L dl / ∫ dl, by the trapezoid rule (by t if all points coincide)."""
+        """The mean weighted by arc length, ∫ L dl / ∫ dl, by the trapezoid rule."""
         values = self.loss if of == "loss" else self.error
         along = self.distance if self.length > 0 else self.t
         return float(torch.trapezoid(values, along) / (along[-1] - along[0]))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from isthmus.errors import SettingError
 from isthmus.fanout import Fanout, Serial
+from isthmus.landscape.task import Recipe
 from isthmus.weights import Weights
 
 SPLITS = ("train", "test")
@@ -57,7 +58,13 @@ class Evaluation:
 
 
 class AbstractLandscape(abc.ABC):
-    """A loss surface: it evaluates points, and lets an optimiser descend."""
+    """A loss surface: it evaluates points, and lets an optimiser descend.
+
+    Attributes:
+        device: where vectors given to `descent` must live.
+    """
+
+    device: str = "cpu"
 
     @abc.abstractmethod
     def evaluate(
@@ -81,6 +88,11 @@ class AbstractLandscape(abc.ABC):
             batch: examples a batch.
             start: begin at this step of the stream; what was before is skipped, not replayed.
         """
+
+    @property
+    def recipe(self) -> Recipe:
+        """How models of this landscape are trained: where connectors take their defaults from."""
+        return Recipe()
 
     @abc.abstractmethod
     def steps_per_epoch(self, batch: int) -> int:

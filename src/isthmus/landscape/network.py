@@ -16,7 +16,7 @@ from isthmus.errors import SettingError
 from isthmus.fanout import Fanout
 from isthmus.landscape.abstract import AbstractLandscape, Evaluation, require_split, serial
 from isthmus.landscape.dataset import Batch, batch_size, to_device
-from isthmus.landscape.task import Task, default_loss, target_of
+from isthmus.landscape.task import Recipe, Task, default_loss, target_of
 from isthmus.network import Network
 from isthmus.path import PathPoints
 from isthmus.repair.batchnorm import BatchNormPolicy, batchnorm_layers, recalibrate
@@ -175,6 +175,11 @@ class Landscape(AbstractLandscape):
             found = next(source)
             seed_default(seed, "dropout", step)
             yield found
+
+    @property
+    def recipe(self) -> Recipe:
+        """The task's recipe."""
+        return self.task.recipe
 
     def steps_per_epoch(self, batch: int) -> int:
         """Full batches in the training split."""

@@ -96,6 +96,7 @@ class Task:
         forward: from (module, batch) to the output. Default: `module(*inputs)`, or `module(**mapping)`.
         recipe: how models of this task are trained.
         name: used in records and pages.
+        note: a sentence about the data (which part of a set is there, say), shown beside the results.
 
     Example:
         >>> import torch
@@ -113,6 +114,7 @@ class Task:
     forward: Callable[[nn.Module, Batch], Any] | None = None
     recipe: Recipe = Recipe()
     name: str = "task"
+    note: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module) and not callable(self.model):

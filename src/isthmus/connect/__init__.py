@@ -1,0 +1,5 @@
+"""Connectors: procedures that find a low-loss path or region between given networks."""
+
+from isthmus.connect.abstract import Connection as Connection
+from isthmus.connect.abstract import Outcome as Outcome
+from isthmus.connect.curve import fit_curve as fit_curve
