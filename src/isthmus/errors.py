@@ -41,3 +41,7 @@ class RunError(IsthmusError):
 
 class MissingDependencyError(IsthmusError, ImportError):
     """An optional library or program that this feature needs is not installed."""
+
+
+class SymmetryWarning(UserWarning):
+    """A part of a symmetry failed its numerical verification and was pinned: a rule of isthmus is wrong."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.errors import LayoutError
-from isthmus.weights import Layout, Weights, is_coordinate
+from isthmus.weights import Layout, Weights
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,12 @@ class Network:
         finally:
             self._restore()
 
+    @property
+    def frozen(self) -> list[slice]:
+        """The parts of the vector whose parameters do not require gradients: training leaves them."""
+        start, size = self.layout.offsets, self.layout.sizes
+        return [slice(start[i], start[i] + size[i]) for i in self._frozen]
+
     def set_buffers(self, buffers: Mapping[str, Tensor]) -> None:
         """Copy these values into the module's buffers; a buffer not named gets its reference value."""
         with torch.no_grad():
@@ -151,8 +157,8 @@ class Network:
                 if parameter.grad is not None:
                     self.layout.view(gradient, position).add_(parameter.grad)
                     parameter.grad = None
-        for position in self._frozen:
-            self.layout.view(gradient, position).zero_()
+        for part in self.frozen:
+            gradient[part] = 0
 
     def _restore(self) -> None:
         """Back to rest: own storage, reference values, no gradients, evaluation mode."""
@@ -163,8 +169,3 @@ class Network:
             self._load(self.reference.vector)
         self.set_buffers({})
         self.module.eval()
-
-
-def has_coordinates(module: nn.Module) -> bool:
-    """Whether the module has at least one floating point parameter."""
-    return any(is_coordinate(parameter) for parameter in module.parameters())

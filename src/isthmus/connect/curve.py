@@ -11,12 +11,9 @@ one step costs a plain training step, one blend of the controls and one rank-one
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -24,11 +21,12 @@ from torch import Tensor
 from isthmus.connect.abstract import Connection, Outcome
 from isthmus.errors import SettingError
 from isthmus.fanout import Alone, World
-from isthmus.io.state import NoStore, Store
+from isthmus.io.state import Store
 from isthmus.landscape import AbstractLandscape, Recipe
 from isthmus.path import AbstractPath
-from isthmus.progress import Progress, Silent
+from isthmus.progress import Progress
 from isthmus.seeds import seeded
+from isthmus.stepping import digest_of, share_of, take_steps
 from isthmus.weights import Weights
 
 _CURVE_SHARE = 0.3
@@ -42,7 +40,8 @@ class CurveSettings:
     Attributes:
         epochs: passes over the training data.
         batch: examples a step.
-        rate: the peak learning rate: constant for the first half, linear to 1 % at nine tenths, then constant.
+        rate: the peak learning rate: constant for the first half, linear to 1 % at nine tenths, then
+            constant.
         momentum: of SGD.
         decay: λ, on the sampled point θ(t), not on the controls.
         seed: of the positions, the order of the data, augmentation and dropout.
@@ -93,6 +92,7 @@ def fit_curve(
     landscape: AbstractLandscape,
     *,
     epochs: float | None = None,
+    steps: int | None = None,
     batch: int | None = None,
     rate: float | None = None,
     momentum: float | None = None,
@@ -105,9 +105,10 @@ def fit_curve(
     """Train the inner controls of a path so that the loss is low all along it; the ends stay.
 
     Args:
-        path: a `Bezier` or `Chain` with at least one inner control; `Bezier.between(a, b)` is the usual start.
+        path: a `Bezier` or `Chain` with at least one inner control; usually `Bezier.between(a, b)`.
         landscape: gives batches and gradients.
         epochs: passes over the training data; by default as many as the task's recipe.
+        steps: gradient steps, instead of epochs.
         batch: examples a step; the recipe's by default.
         rate: the peak rate; 0.3 of the recipe's SGD rate by default.
         momentum: of SGD; the recipe's by default.
@@ -131,108 +132,70 @@ def fit_curve(
             f"a {path.kind} of {len(path.controls)} controls has no inner control to train; "
             "start from Bezier.between(a, b) or Chain.between(a, b)"
         )
+    if steps is not None:
+        if epochs is not None or steps < 1:
+            raise SettingError(f"give epochs, or a number of steps of at least 1; got {epochs} and {steps}")
+        epochs = steps / landscape.steps_per_epoch(batch or landscape.recipe.batch)
     settings = CurveSettings.from_recipe(
         landscape.recipe, epochs=epochs, batch=batch, rate=rate, momentum=momentum, decay=decay, seed=seed
     )
-    run = _Fit(path, landscape, settings, world or Alone())
-    with _own_randomness():
-        outcome = run.descend(store or NoStore(), progress or Silent())
-    return Connection(
-        run.fitted(),
-        outcome,
-        torch.tensor(run.history, dtype=torch.float64),
-        run.step,
-        _plain(settings, path),
-    )
+    fit = _Fit(path, landscape, settings, world or Alone())
+    course = take_steps(fit, fit.identity, store, progress)
+    outcome = Outcome.COMPLETED if course.finite else Outcome.DIVERGED
+    return Connection(fit.fitted(), outcome, course.history, course.taken, _plain(settings, path))
 
 
-@dataclass
 class _Fit:
-    """The state of one fit."""
+    """One fit as a procedure of gradient steps."""
 
-    path: AbstractPath
-    landscape: AbstractLandscape
-    settings: CurveSettings
-    world: World
-    step: int = 0
-    total: float = 0.0
-    history: list[float] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.per_epoch = self.landscape.steps_per_epoch(self.settings.batch)
-        self.steps = max(1, math.ceil(self.settings.epochs * self.per_epoch))
-        home = self.landscape.device
-        self.controls = torch.stack([control.vector.to(home) for control in self.path.controls])
+    def __init__(
+        self, path: AbstractPath, landscape: AbstractLandscape, settings: CurveSettings, world: World
+    ) -> None:
+        self.path, self.landscape, self.settings, self.world = path, landscape, settings, world
+        self.name = f"curve ({path.kind})"
+        self.per_epoch = landscape.steps_per_epoch(settings.batch)
+        self.steps = max(1, round(settings.epochs * self.per_epoch))
+        home = landscape.device
+        self.controls = torch.stack([control.vector.to(home) for control in path.controls])
         self.velocity = torch.zeros_like(self.controls[1:-1])
-        t = torch.rand(self.steps, generator=seeded(self.settings.seed, "positions"), dtype=torch.float64)
-        self.coefficients = self.path.coefficients(t).to(self.controls.dtype).to(self.controls.device)
+        t = torch.rand(self.steps, generator=seeded(settings.seed, "positions"), dtype=torch.float64)
+        self.coefficients = path.coefficients(t).to(self.controls)
 
     @property
     def identity(self) -> str:
-        """A digest of the settings and the ends: a saved state of another fit is refused."""
-        ends = [control.digest() for control in self.path.controls]
-        text = json.dumps([_plain(self.settings, self.path), ends, self.steps], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """A digest of the settings and the controls that it starts from."""
+        return digest_of(_plain(self.settings, self.path), [c.digest() for c in self.path.controls])
 
-    def descend(self, store: Store, progress: Progress) -> Outcome:
-        """Take all remaining steps."""
-        identity = self.identity
-        self._resume(store.load(identity))
+    @contextmanager
+    def begin(self, start: int) -> Iterator[Callable[[int], float]]:
+        """Step k: the point at t_k, its gradient with the decay, and the update of all inner controls."""
         vector, gradient = torch.empty_like(self.controls[0]), torch.empty_like(self.controls[0])
-        batches = self.landscape.stream(self.settings.seed, self.settings.batch, self.step)
-        with (
-            self.landscape.descent(vector, gradient) as slope,
-            progress.bar(f"curve ({self.path.kind})", self.steps, self.step) as bar,
-        ):
-            while self.step < self.steps:
-                row = self.coefficients[self.step]
+        batches = self.landscape.stream(self.settings.seed, self.settings.batch, start)
+        with self.landscape.descent(vector, gradient) as slope:
+
+            def take(step: int) -> float:
+                row = self.coefficients[step]
                 torch.mv(self.controls.T, row, out=vector)
                 torch.mul(vector, self.settings.decay, out=gradient)
                 loss = slope(share_of(next(batches), self.world))
-                self.world.mean(gradient)
-                self._update(row[1:-1], gradient)
-                if not self._note(loss):
-                    return Outcome.DIVERGED
-                bar(self.step, f"loss {loss:.4f}")
-                if store.due():
-                    store.save(identity, *self._state())
-        return Outcome.COMPLETED
+                self._update(step, row[1:-1], self.world.mean(gradient))
+                return loss
 
-    def _update(self, row: Tensor, gradient: Tensor) -> None:
-        """v ← μ v + c ⊗ g, w ← w − η v, for all inner controls at once."""
+            yield take
+
+    def _update(self, step: int, row: Tensor, gradient: Tensor) -> None:
+        """SGD with momentum on every inner control: v_k ← μ v_k + c_k g, w_k ← w_k − η v_k."""
         self.velocity.addr_(row, gradient, beta=self.settings.momentum)
-        rate = self.settings.rate_at(self.step, self.steps)
-        self.controls[1:-1].add_(self.velocity, alpha=-rate)
+        self.controls[1:-1].add_(self.velocity, alpha=-self.settings.rate_at(step, self.steps))
 
-    def _note(self, loss: float) -> bool:
-        """Count the step and its loss; False if the loss is no number."""
-        self.step += 1
-        self.total += loss
-        if self.step % self.per_epoch == 0 or self.step == self.steps:
-            taken = (self.step - 1) % self.per_epoch + 1
-            self.history.append(self.total / taken)
-            self.total = 0.0
-        return math.isfinite(loss)
+    def tensors(self) -> dict[str, Tensor]:
+        """Inner controls and their velocities."""
+        return {"inner": self.controls[1:-1], "velocity": self.velocity}
 
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, object]]:
-        tensors = {"inner": self.controls[1:-1].clone(), "velocity": self.velocity}
-        return tensors, {
-            "step": self.step,
-            "total": self.total.hex(),
-            "history": [x.hex() for x in self.history],
-        }
-
-    def _resume(self, saved: tuple[dict[str, Tensor], dict[str, object]] | None) -> None:
-        if saved is None:
-            return
-        tensors, fields = saved
-        self.controls[1:-1] = tensors["inner"].to(self.controls.device)
-        self.velocity = tensors["velocity"].to(self.controls.device)
-        self.step = int(str(fields["step"]))
-        self.total = float.fromhex(str(fields["total"]))
-        history = fields["history"]
-        assert isinstance(history, list)
-        self.history = [float.fromhex(x) for x in history]
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put them back."""
+        self.controls[1:-1] = tensors["inner"].to(self.controls)
+        self.velocity.copy_(tensors["velocity"])
 
     def fitted(self) -> AbstractPath:
         """The path with the trained inner controls."""
@@ -240,23 +203,6 @@ class _Fit:
         home = first.vector.device
         inner = [Weights(first.layout, row.to(home, copy=True)) for row in self.controls[1:-1]]
         return type(self.path)((first, *inner, last))
-
-
-def share_of(batch: object, world: World) -> object:
-    """This rank's share of a batch: every `size`-th example, from `rank` on."""
-    if world.size == 1:
-        return batch
-    if isinstance(batch, dict):
-        return {name: tensor[world.rank :: world.size] for name, tensor in batch.items()}
-    assert isinstance(batch, tuple)
-    return tuple(tensor[world.rank :: world.size] for tensor in batch)
-
-
-@contextmanager
-def _own_randomness() -> Iterator[None]:
-    """Keep the global generators as they are for whoever called."""
-    with torch.random.fork_rng():
-        yield
 
 
 def _plain(settings: CurveSettings, path: AbstractPath) -> dict[str, str | int | float]:

@@ -81,6 +81,23 @@ class Matching:
 
 
 @dataclass(frozen=True, eq=False)
+class Fit:
+    """How a curve was fitted.
+
+    Attributes:
+        history: mean training loss of each epoch of the fit, shape (epochs,).
+        outcome: how it ended, a sentence.
+        steps: gradient steps taken.
+        settings: every setting, by name.
+    """
+
+    history: Tensor
+    outcome: str
+    steps: int
+    settings: dict[str, str | int | float]
+
+
+@dataclass(frozen=True, eq=False)
 class PathStudy:
     """One path, measured.
 
@@ -92,9 +109,7 @@ class PathStudy:
         barriers: loss and error, above mean and chord, train and test.
         length: its arc length.
         endpoint_distance: the straight distance between its ends.
-        history: mean training loss an epoch of the fit, shape (epochs,); empty for a line.
-        outcome: how the fit ended, a sentence; empty for a line.
-        settings: of the fit; empty for a line.
+        fit: how it was fitted; None for a line.
     """
 
     name: str
@@ -104,9 +119,7 @@ class PathStudy:
     barriers: tuple[Barrier, ...]
     length: float
     endpoint_distance: float
-    history: Tensor
-    outcome: str
-    settings: dict[str, str | int | float]
+    fit: Fit | None
 
     def barrier(self, of: str = "error", split: str = "test", above: str = "mean") -> Barrier:
         """The barrier of this quantity on this split."""
@@ -115,6 +128,21 @@ class PathStudy:
     def profile(self, split: str = "test") -> Profile:
         """The profile on this split."""
         return next(p for p in self.profiles if p.split == split)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The midpoint of a line as a model of its own.
+
+    Attributes:
+        name: "naive midpoint" or "aligned midpoint".
+        file: where it was written in the run's folder; empty if it was not.
+        scores: on train and test, with the batch-norm statistics that it was given.
+    """
+
+    name: str
+    file: str
+    scores: tuple[Score, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +155,7 @@ class PairStudy:
         ends: A and B.
         paths: naive line, aligned line, curve, aligned curve: those that were asked for.
         matching: how B was aligned to A; None if it was not.
-        merges: the midpoint of each line as a model of its own: pairs (name, scores).
+        merges: the midpoint of each line as a model of its own.
         surfaces: planes through three models.
         tolerance: the error barrier below which two networks count as connected.
         provenance: versions, seeds, device, settings, the command: what is needed to repeat it.
@@ -138,7 +166,7 @@ class PairStudy:
     ends: tuple[End, End]
     paths: tuple[PathStudy, ...]
     matching: Matching | None
-    merges: tuple[tuple[str, tuple[Score, ...]], ...]
+    merges: tuple[Merge, ...]
     surfaces: tuple[Surface, ...]
     tolerance: float
     provenance: dict[str, str]

@@ -83,8 +83,8 @@ class FileStore:
             ) from error
         if header["identity"] != identity:
             raise RunError(
-                f"the saved state {self.path} belongs to other settings; delete it to start over, or give the "
-                "settings it was begun with"
+                f"the saved state {self.path} belongs to other settings; delete it to start over, or give "
+                "the settings it was begun with"
             )
         return tensors, header["fields"]
 

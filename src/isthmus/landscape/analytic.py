@@ -51,7 +51,7 @@ class AnalyticLandscape(AbstractLandscape):
             value = self.function(point)
             (slope,) = torch.autograd.grad(value, point)
             gradient.add_(slope)
-            return float(value)
+            return value.item()
 
         yield step
 

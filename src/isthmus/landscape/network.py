@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,13 @@ from isthmus.landscape.abstract import AbstractLandscape, Evaluation, require_sp
 from isthmus.landscape.dataset import Batch, batch_size, to_device
 from isthmus.landscape.task import Recipe, Task, default_loss, target_of
 from isthmus.network import Network
-from isthmus.path import PathPoints
+from isthmus.path import AbstractPath, PathPoints
 from isthmus.repair.batchnorm import BatchNormPolicy, batchnorm_layers, recalibrate
 from isthmus.seeds import seed_default
 from isthmus.weights import Weights
+
+_KEPT_STATISTICS = 64
+"""Points of one path whose batch-norm statistics are kept: as many as a profile has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +127,7 @@ class Landscape(AbstractLandscape):
         """The buffers that the policy gives a point whose weights the module holds."""
         base = point.buffers or _from_path(points, index, self.policy == BatchNormPolicy.KEEP.value)
         if self.policy == BatchNormPolicy.RECALIBRATE.value:
-            return dict(base) | recalibrate(module, self._recalibration_batches, self.task.run)
+            return dict(base) | self._measured(points, index, module)
         if not base and self.policy != "none":
             raise SettingError(
                 f"under batchnorm={self.policy!r} a point without buffers needs a path to take them from: "
@@ -131,10 +135,27 @@ class Landscape(AbstractLandscape):
             )
         return base
 
-    def settled(self, point: Weights) -> Weights:
-        """The point with the buffers that the policy gives it, ready to be saved as a model of its own."""
+    def _measured(self, points: Sequence[Weights], index: int, module: nn.Module) -> Mapping[str, Tensor]:
+        """Batch-norm statistics at a point; on a path they are kept for the other split."""
+        if not isinstance(points, PathPoints):
+            return recalibrate(module, self._recalibration_batches, self.task.run)
+        kept = self._statistics.setdefault(points.path, {})
+        row = tuple(points.coefficients[index].tolist())
+        if row not in kept:
+            if len(kept) >= _KEPT_STATISTICS:
+                kept.clear()
+            kept[row] = recalibrate(module, self._recalibration_batches, self.task.run)
+        return kept[row]
+
+    @cached_property
+    def _statistics(self) -> WeakKeyDictionary[AbstractPath, dict[tuple[float, ...], dict[str, Tensor]]]:
+        return WeakKeyDictionary()
+
+    def settled(self, points: Sequence[Weights], index: int = 0) -> Weights:
+        """One of some points with the buffers that the policy gives it: a model of its own, to be saved."""
+        point = points[index]
         with torch.no_grad(), self.network.at(point.to(self.network.device)) as module:
-            found = dict(self.network.reference.buffers) | dict(self._buffers([point], 0, point, module))
+            found = dict(self.network.reference.buffers) | dict(self._buffers(points, index, point, module))
         return point.with_buffers({name: value.to(point.vector.device) for name, value in found.items()})
 
     @cached_property
@@ -148,9 +169,14 @@ class Landscape(AbstractLandscape):
         return batches
 
     @contextmanager
-    def descent(self, vector: Tensor, gradient: Tensor) -> Iterator[Callable[[Any], float]]:
-        """Forward and backward in training mode (batch statistics in batch norm), as in plain training."""
-        with self.network.bound(vector, gradient, {}) as binding:
+    def descent(
+        self, vector: Tensor, gradient: Tensor, buffers: Mapping[str, Tensor] | None = None
+    ) -> Iterator[Callable[[Any], float]]:
+        """Forward and backward in training mode (batch statistics in batch norm), as in plain training.
+
+        The module's buffers start from `buffers`, and change as in training; `network.buffers()` reads them.
+        """
+        with self.network.bound(vector, gradient, buffers or {}) as binding:
 
             def step(batch: Batch) -> float:
                 binding.load()

@@ -81,9 +81,10 @@ class AbstractPath(abc.ABC):
 
     def derivative(self, t: Tensor) -> Tensor:
         """dc/dt at these positions, shape (n, controls)."""
-        t = t.detach().double()
-        slope: Tensor = torch.func.jvp(self.coefficients, (t,), (torch.ones_like(t),))[1]
-        return slope.detach()
+        t = t.detach().double().requires_grad_()
+        columns = self.coefficients(t).sum(dim=0)
+        slopes = [torch.autograd.grad(column, t, retain_graph=True)[0] for column in columns]
+        return torch.stack(slopes, dim=1)
 
     def tangent(self, t: float) -> Weights:
         """dθ/dt at position t."""

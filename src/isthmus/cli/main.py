@@ -1,0 +1,48 @@
+"""The `isthmus` command.
+
+Nothing heavy is imported here or at the top of a command's file: help must come at once.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from isthmus.cli.align import align
+from isthmus.cli.barrier import barrier
+from isthmus.cli.connect import connect
+from isthmus.cli.curve import curve
+from isthmus.cli.demo import demo
+from isthmus.cli.report import report
+from isthmus.cli.symmetry import symmetry
+from isthmus.cli.train import train
+
+app = typer.Typer(
+    help="Find, measure and use the low-loss paths between trained neural networks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in (demo, connect, train, barrier, align, curve, symmetry, report):
+    app.command()(_command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"isthmus {version('isthmus')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and leave.", callback=_version, is_eager=True
+    ),
+) -> None:
+    """Find, measure and use the low-loss paths between trained neural networks."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

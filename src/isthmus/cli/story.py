@@ -1,0 +1,74 @@
+"""What `demo`, `connect` and `curve` share: open a run, tell the pair's story, write the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isthmus.cli.session import bars, command_line, emit, escaped, limit, open_checkpoint, open_task
+
+if TYPE_CHECKING:
+    from isthmus.experiments.records import PairStudy
+    from isthmus.io.checkpoints import Checkpoint
+    from isthmus.io.runs import Run
+    from isthmus.landscape import Task
+
+
+def tell(
+    procedure: str,
+    a: Path,
+    b: Path,
+    task: str,
+    data: Path | None,
+    out: Path | None,
+    *,
+    quiet: bool,
+    as_json: bool,
+    figures: bool,
+    examples: int,
+    **options: Any,
+) -> None:
+    """Study two checkpoint files in a run folder of their own, and print what came out."""
+    from isthmus.experiments.pair import PairSettings, pair_identity
+    from isthmus.io.runs import Run
+    from isthmus.stepping import digest_of
+
+    settings = PairSettings(examples=limit(examples), **options)
+    problem = open_task(task, data, settings.device)
+    one, two = open_checkpoint(a, problem), open_checkpoint(b, problem)
+    identity = pair_identity(problem, one, two, settings)
+    folder = out or Path(f"isthmus-{procedure}-{problem.name}-{digest_of(identity)[:8]}")
+    run = Run.open(folder, procedure, identity)
+    try:
+        study = written(run, problem, one, two, settings, bars(quiet, as_json), figures)
+    finally:
+        run.close()
+    show(study, run, quiet, as_json)
+
+
+def written(
+    run: Run,
+    task: Task,
+    a: Checkpoint,
+    b: Checkpoint,
+    settings: Any,
+    progress: Any,
+    figures: bool,
+) -> PairStudy:
+    """The study of a pair, with its report (and figures) in the run's folder."""
+    from isthmus.experiments.pair import study_pair
+    from isthmus.report import save_figures, write_report
+
+    study = study_pair(task, a, b, settings, run=run, command=command_line(), progress=progress)
+    write_report(study, run.path("report.html"))
+    if figures:
+        save_figures(study, run.path("figures"))
+    return study
+
+
+def show(study: PairStudy, run: Run, quiet: bool, as_json: bool) -> None:
+    """Print the study: tables and the verdict, or JSON."""
+    from isthmus.report.terminal import study_table, verdict_sentence
+
+    where = f"report: {escaped(str(run.path('report.html')))}"
+    emit(study, as_json, quiet, study_table(study), escaped(verdict_sentence(study)), where)

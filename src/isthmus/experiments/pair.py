@@ -1,0 +1,352 @@
+"""The whole story of two networks: are they connected, how, and what is their merge worth?"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import torch
+
+from isthmus.barriers import barrier, profile
+from isthmus.connect import fit_curve
+from isthmus.connect.abstract import PATH_KINDS, load_controls, save_controls
+from isthmus.errors import SettingError
+from isthmus.experiments.records import AxisRow, End, Fit, Matching, Merge, PairStudy, PathStudy
+from isthmus.fanout import Fanout, Serial
+from isthmus.io.checkpoints import Checkpoint
+from isthmus.io.runs import Run
+from isthmus.landscape import Landscape, Task
+from isthmus.landscape.abstract import SPLITS
+from isthmus.match import match_weights
+from isthmus.path import AbstractPath, Plane, Segment
+from isthmus.progress import Progress, Silent
+from isthmus.scores import scores
+from isthmus.stepping import digest_of
+from isthmus.surfaces import Surface, scan_plane
+from isthmus.symmetry import Alignment, Symmetry, discover
+from isthmus.weights import Weights
+
+_MEASURES: tuple[tuple[Literal["loss", "error"], Literal["mean", "chord"]], ...] = (
+    ("loss", "mean"), ("loss", "chord"), ("error", "mean"), ("error", "chord"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """What is done with a pair of networks.
+
+    Attributes:
+        points: positions of a profile's even grid.
+        examples: examples of each split that profiles use (None: all). Ends and merges always use all.
+        align: whether to align B to A.
+        curve: "bezier", "chain", or "none".
+        bends: inner controls of the curve.
+        curve_steps: gradient steps of a fit, unless `curve_epochs` is given.
+        curve_epochs: passes over the training data of a fit.
+        curve_rate: peak rate; 0.3 of the recipe's by default.
+        plane: nodes along the longer side of the planes; 0 draws none.
+        plane_examples: held-out examples a node, and as many training examples for its batch norm.
+        restarts: of the matching.
+        tolerance: the error barrier below which the ends count as connected.
+        batchnorm: policy along paths.
+        recalibration: training examples that batch-norm statistics are measured on.
+        seed: of everything random here.
+        device: where to compute.
+    """
+
+    points: int = 25
+    examples: int | None = 2000
+    align: bool = True
+    curve: str = "bezier"
+    bends: int = 1
+    curve_steps: int = 1000
+    curve_epochs: float | None = None
+    curve_rate: float | None = None
+    plane: int = 21
+    plane_examples: int = 300
+    restarts: int = 3
+    tolerance: float = 0.02
+    batchnorm: str = "recalibrate"
+    recalibration: int = 2048
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.curve not in (*PATH_KINDS, "none"):
+            raise SettingError(f"expected the curve {', '.join(PATH_KINDS)} or none, got {self.curve!r}")
+        if self.points < 3 or self.bends < 1 or self.curve_steps < 1 or self.restarts < 1:
+            raise SettingError(
+                f"expected points >= 3, bends >= 1, curve steps >= 1 and restarts >= 1, got {self.points}, "
+                f"{self.bends}, {self.curve_steps} and {self.restarts}"
+            )
+        if self.plane and self.plane < 3:
+            raise SettingError(f"a plane needs at least 3 nodes a side (or 0 for none), got {self.plane}")
+        if not 0 < self.tolerance < 1:
+            raise SettingError(f"the tolerance is a share of examples between 0 and 1, got {self.tolerance}")
+
+
+def study_pair(
+    task: Task,
+    a: Checkpoint,
+    b: Checkpoint,
+    settings: PairSettings | None = None,
+    *,
+    run: Run | None = None,
+    command: str = "",
+    progress: Progress | None = None,
+    fanout: Fanout | None = None,
+) -> PairStudy:
+    """Measure the line, align, measure again, fit curves, scan planes, and merge.
+
+    Args:
+        task: model, data and loss.
+        a: the network that stays, in the task's layout.
+        b: the network that is aligned to it, likewise.
+        settings: what is done.
+        run: keeps every result and resumes; nothing is kept without it.
+        command: told in the provenance.
+        progress: shows bars.
+        fanout: spreads points.
+
+    Returns:
+        The record that reports are made from. In the run's folder: `aligned.safetensors` (B, aligned),
+        `merged.safetensors` (the midpoint), `curve/` and `aligned-curve/` (the controls), `records/`.
+    """
+    settings, progress, fanout = settings or PairSettings(), progress or Silent(), fanout or Serial()
+    if run is not None:
+        return _Story(task, a, b, settings, run, progress, fanout).told(command)
+    with TemporaryDirectory(prefix="isthmus-") as folder:
+        passing = Run.open(Path(folder), "connect", {})
+        return _Story(task, a, b, settings, passing, progress, fanout).told(command)
+
+
+def pair_identity(task: Task, a: Checkpoint, b: Checkpoint, settings: PairSettings) -> dict[str, object]:
+    """All that determines the results of `study_pair`: what a run of it is named by."""
+    data = {split: task.split(split).fingerprint for split in SPLITS}
+    return {
+        "task": task.name,
+        "data": digest_of(data),
+        "recipe": digest_of(task.recipe.describe()),
+        "A": a.sha256,
+        "B": b.sha256,
+        "isthmus": version("isthmus"),
+        "torch": torch.__version__,
+        **asdict(settings),
+    }
+
+
+@dataclass
+class _Story:
+    """The parts of a story; each result is asked of the run first, and computed if it is not there."""
+
+    task: Task
+    a: Checkpoint
+    b: Checkpoint
+    settings: PairSettings
+    run: Run
+    progress: Progress
+    fanout: Fanout
+
+    def told(self, command: str) -> PairStudy:
+        """All parts, in order."""
+        settings = self.settings
+        with self.progress.bar("the pair", 7) as bar:
+            bar(0, "ends")
+            ends = (self._end("A", self.a), self._end("B", self.b))
+            bar(1, "naive line")
+            lines = [self._study("naive line", Segment(self.a.weights, self.b.weights))]
+            bar(2, "matching")
+            matching = self.run.record("matching", Matching, self._matching) if settings.align else None
+            if matching:
+                bar(3, "aligned line")
+                lines.append(self._study("aligned line", Segment(self.a.weights, self.aligned)))
+            bar(4, "merges")
+            merges = tuple(self._merges())
+        curves = self._curves()
+        with self.progress.bar("the pair", 7, 6) as bar:
+            bar(6, "planes")
+            surfaces = tuple(self._planes(curves))
+        paths = (*lines, *(study for _, study in curves.values()))
+        return self.run.record(
+            "study",
+            PairStudy,
+            lambda: PairStudy(
+                self.task.name, self.task.note, ends, paths, matching, merges, surfaces, settings.tolerance,
+                self._provenance(command),
+            ),
+        )  # fmt: skip
+
+    @cached_property
+    def landscape(self) -> Landscape:
+        """For profiles: the policy in force, so many examples."""
+        s = self.settings
+        return Landscape(self.task, s.device, s.batchnorm, s.recalibration, limit=s.examples)
+
+    @cached_property
+    def as_saved(self) -> Landscape:
+        """For ends and merges: their own batch-norm statistics, all examples."""
+        return Landscape(self.task, self.settings.device, "keep")
+
+    @cached_property
+    def symmetry(self) -> Symmetry:
+        """The symmetry of the task's model."""
+        return discover(self.task.network.module, self.task.example)
+
+    @cached_property
+    def alignment(self) -> Alignment:
+        """B to A."""
+        s = self.settings
+        return match_weights(
+            self.a.weights, self.b.weights, self.symmetry,
+            restarts=s.restarts, seed=s.seed, fanout=self.fanout,
+        )  # fmt: skip
+
+    @cached_property
+    def aligned(self) -> Weights:
+        """B, aligned."""
+        found = self.run.weights("aligned", lambda: self.alignment.apply(self.b.weights))
+        return self.task.weights(found)
+
+    def _end(self, name: str, given: Checkpoint) -> End:
+        def measured() -> End:
+            found = scores(given.weights, self.as_saved)
+            return End(name, str(given.path), given.sha256, given.unwrapped, found)
+
+        return self.run.record(f"end-{name.lower()}", End, measured)
+
+    def _matching(self) -> Matching:
+        return matching_record(self.a.weights, self.b.weights, self.symmetry, self.alignment)
+
+    def _study(self, name: str, path: AbstractPath, fit: Fit | None = None) -> PathStudy:
+        def measured() -> PathStudy:
+            aligned = name.startswith("aligned")
+            s = self.settings
+            return study_path(name, path, self.landscape, aligned, s.points, fit, s.seed, self.fanout)
+
+        return self.run.record(_slug(name), PathStudy, measured)
+
+    def _merges(self) -> Iterator[Merge]:
+        """The midpoint of each line; the best-founded one is written as a checkpoint."""
+        yield self._merge("naive midpoint", lambda: self.b.weights, keep=not self.settings.align)
+        if self.settings.align:
+            yield self._merge("aligned midpoint", lambda: self.aligned, keep=True)
+
+    def _merge(self, name: str, far: Callable[[], Weights], keep: bool) -> Merge:
+        def midpoint() -> Weights:
+            return self.landscape.settled(Segment(self.a.weights, far()).at(torch.tensor([0.5])))
+
+        def measured() -> Merge:
+            file = "merged.safetensors" if keep else ""
+            model = self.task.weights(self.run.weights("merged", midpoint)) if keep else midpoint()
+            return Merge(name, file, scores(model, self.as_saved))
+
+        return self.run.record(_slug(name), Merge, measured)
+
+    def _curves(self) -> dict[str, tuple[AbstractPath, PathStudy]]:
+        """The curve, and the curve after alignment, each with its study."""
+        if self.settings.curve == "none":
+            return {}
+        found = {"curve": self._curve("curve", self.b.weights)}
+        if self.settings.align:
+            found["aligned curve"] = self._curve("aligned curve", self.aligned)
+        return found
+
+    def _curve(self, name: str, far: Weights) -> tuple[AbstractPath, PathStudy]:
+        s, folder = self.settings, self.run.path(_slug(name))
+        store = self.run.store(_slug(name))
+
+        def fitted() -> Fit:
+            found = fit_curve(
+                PATH_KINDS[s.curve].between(self.a.weights, far, s.bends),
+                self.landscape,
+                epochs=s.curve_epochs,
+                steps=None if s.curve_epochs else s.curve_steps,
+                rate=s.curve_rate,
+                seed=s.seed,
+                store=store,
+                progress=self.progress,
+            )
+            save_controls(found.path, folder)
+            return Fit(found.history, found.outcome.value, found.steps, found.settings)
+
+        fit = self.run.record(f"{_slug(name)}-fit", Fit, fitted)
+        store.clear()
+        path = load_controls(folder, s.curve)
+        ends = (self.a.weights, *path.controls[1:-1], far)
+        path = PATH_KINDS[s.curve](ends)
+        return path, self._study(name, path, fit)
+
+    def _planes(self, curves: Mapping[str, tuple[AbstractPath, PathStudy]]) -> Iterator[Surface]:
+        """The plane through both ends and the curve's bend, before and after alignment."""
+        s = self.settings
+        if not s.plane:
+            return
+        landscape = Landscape(
+            self.task, s.device, s.batchnorm, recalibration=s.plane_examples, limit=s.plane_examples
+        )
+        for name, (path, _) in curves.items():
+            far = "π(B)" if name.startswith("aligned") else "B"
+            bend = path.controls[len(path.controls) // 2]
+
+            def scanned(
+                path: AbstractPath = path, far: str = far, bend: Weights = bend, name: str = name
+            ) -> Surface:
+                plane = Plane(path.ends[0], path.ends[1], bend)
+                return scan_plane(
+                    plane, landscape, names=("A", far, "bend"), curve=path, curve_name=name,
+                    resolution=s.plane, fanout=self.fanout,
+                )  # fmt: skip
+
+            yield self.run.record(f"{_slug(name)}-plane", Surface, scanned)
+
+    def _provenance(self, command: str) -> dict[str, str]:
+        identity = pair_identity(self.task, self.a, self.b, self.settings)
+        own = {"command": command, "python": platform.python_version(), "threads": torch.get_num_threads()}
+        return own | {key: str(value) for key, value in identity.items()}
+
+
+def study_path(
+    name: str,
+    path: AbstractPath,
+    landscape: Landscape,
+    aligned: bool = False,
+    points: int = 25,
+    fit: Fit | None = None,
+    seed: int = 0,
+    fanout: Fanout | None = None,
+) -> PathStudy:
+    """Profile a path on both splits and measure every barrier."""
+    profiles = tuple(profile(path, landscape, points, split, fanout=fanout) for split in SPLITS)
+    barriers = tuple(barrier(found, above, of=of, seed=seed) for found in profiles for of, above in _MEASURES)
+    return PathStudy(name, path.kind, aligned, profiles, barriers, path.length, path.endpoint_distance, fit)
+
+
+def matching_record(a: Weights, b: Weights, symmetry: Symmetry, alignment: Alignment) -> Matching:
+    """What a matching did, axis by axis."""
+    image = alignment.apply(b)
+    return Matching(
+        method="weight",
+        outcome=alignment.outcome.value,
+        objective=a.dot(image),
+        objective_before=a.dot(b),
+        distance=a.distance(image),
+        distance_before=a.distance(b),
+        log2_order=symmetry.log2_order,
+        coverage=symmetry.coverage,
+        verified=str(symmetry.verification),
+        axes=tuple(
+            AxisRow(axis.name, axis.size, axis.free, axis.places_in_words, alignment.moved[axis.name])
+            for axis in symmetry.axes
+        ),
+        pinned=tuple((str(place), reason) for place, reason in symmetry.pinned.items()),
+    )
+
+
+def _slug(name: str) -> str:
+    return name.replace(" ", "-")

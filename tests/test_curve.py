@@ -1,0 +1,220 @@
+"""Curve fitting: the published objective and schedule, against a naive reference; exact resuming."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.testing import assert_close
+
+from conftest import mlp, random_weights
+from isthmus import (
+    AnalyticLandscape,
+    Bezier,
+    Chain,
+    Landscape,
+    Outcome,
+    Segment,
+    Task,
+    Weights,
+    barrier,
+    fit_curve,
+    load_controls,
+    profile,
+    save_controls,
+    train,
+)
+from isthmus.connect.curve import CurveSettings
+from isthmus.errors import CheckpointError, RunError, SettingError
+from isthmus.io.state import FileStore
+from isthmus.landscape import Recipe
+from isthmus.seeds import seeded
+
+
+@pytest.fixture
+def pair(task: Task) -> tuple[Weights, Weights]:
+    return train(task, 1), train(task, 2)
+
+
+def naive_fit(path, task: Task, settings: CurveSettings, steps: int) -> list[torch.Tensor]:
+    """Written from the paper: autograd through θ(t), decay as a loss term, torch's own SGD."""
+    inner = [nn.Parameter(w.vector.clone()) for w in path.controls[1:-1]]
+    optimizer = torch.optim.SGD(inner, settings.rate, momentum=settings.momentum)
+    module = mlp()
+    names = [name for name, _ in module.named_parameters()]
+    shapes = [p.shape for p in module.parameters()]
+    t = torch.rand(steps, generator=seeded(settings.seed, "positions"), dtype=torch.float64)
+    batches = task.split("train").stream(settings.seed, settings.batch)
+    for step in range(steps):
+        row = path.coefficients(t[step : step + 1])[0].float()
+        vectors = [path.controls[0].vector, *inner, path.controls[-1].vector]
+        theta = sum(c * v for c, v in zip(row, vectors, strict=True))
+        pieces = theta.split([shape.numel() for shape in shapes])
+        parameters = {n: p.view(s) for n, p, s in zip(names, pieces, shapes, strict=True)}
+        x, y = next(batches)
+        loss = functional.cross_entropy(torch.func.functional_call(module, parameters, x), y)
+        loss = loss + 0.5 * settings.decay * theta.square().sum()
+        done = step / steps
+        share = 1.0 if done <= 0.5 else 1 - (done - 0.5) / 0.4 * 0.99 if done <= 0.9 else 0.01
+        optimizer.param_groups[0]["lr"] = settings.rate * share
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return [p.detach() for p in inner]
+
+
+@pytest.mark.parametrize("kind", [Bezier, Chain])
+@pytest.mark.parametrize("bends", [1, 3])
+def test_the_fit_is_the_papers(task: Task, pair, kind, bends: int) -> None:
+    start = kind.between(*pair, bends)
+    found = fit_curve(start, Landscape(task), steps=30, rate=0.05, decay=0.01, seed=4)
+    settings = CurveSettings(epochs=1, batch=32, rate=0.05, momentum=0.9, decay=0.01, seed=4)
+    for got, expected in zip(found.path.controls[1:-1], naive_fit(start, task, settings, 30), strict=True):
+        assert_close(got.vector, expected, rtol=1e-4, atol=1e-5)
+    assert found.steps == 30
+    assert found.outcome is Outcome.COMPLETED
+
+
+def test_the_ends_stay_to_the_last_bit(task: Task, pair) -> None:
+    found = fit_curve(Bezier.between(*pair), Landscape(task), steps=5)
+    assert found.path(0).equal(pair[0])
+    assert found.path(1).equal(pair[1])
+
+
+def test_the_curve_goes_round_a_hill() -> None:
+    """A hill of height 1 between two zeros of a valley that bends around it."""
+
+    def ring(x: torch.Tensor) -> torch.Tensor:
+        return (x.square().sum() - 1).square()
+
+    ends = [Weights.from_state_dict({"x": torch.tensor(p)}) for p in ([-1.0, 0.0], [1.0, 0.0])]
+    bend = Weights.from_state_dict({"x": torch.tensor([0.0, 0.2])})
+    land = AnalyticLandscape(ring)
+    assert barrier(profile(Segment(*ends), land)).height == pytest.approx(1)
+    found = fit_curve(Bezier((ends[0], bend, ends[1])), land, steps=600, rate=0.05, decay=0.0)
+    assert barrier(profile(found.path, land)).height < 0.05
+    assert found.length > 2.0
+
+
+def test_real_networks_are_joined(task: Task, pair) -> None:
+    land = Landscape(task)
+    before = barrier(profile(Segment(*pair), land, split="train")).height
+    found = fit_curve(Bezier.between(*pair), land, epochs=30)
+    after = barrier(profile(found.path, land, split="train")).height
+    assert after < 0.35 * before
+    assert len(found.history) == 30
+    assert found.history[-1] < found.history[0]
+
+
+def test_a_fit_resumes_to_the_identical_curve(task: Task, pair, tmp_path) -> None:
+    start, land = Bezier.between(*pair), Landscape(task)
+    whole = fit_curve(start, land, steps=40, seed=7)
+
+    class Killed(Exception):
+        pass
+
+    class Killer(FileStore):
+        saves = 0
+
+        def due(self) -> bool:
+            if self.saves == 13:
+                raise Killed
+            return True
+
+        def save(self, *arguments) -> None:
+            self.saves += 1
+            super().save(*arguments)
+
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        fit_curve(start, land, steps=40, seed=7, store=Killer(path))
+    torch.manual_seed(123)
+    resumed = fit_curve(start, land, steps=40, seed=7, store=FileStore(path))
+    assert resumed.path.controls[1].equal(whole.path.controls[1])
+    assert torch.equal(resumed.history, whole.history)
+    with pytest.raises(RunError, match="belongs to other settings"):
+        fit_curve(start, land, steps=40, seed=8, store=FileStore(path))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunError, match="is damaged"):
+        fit_curve(start, land, steps=40, seed=7, store=FileStore(path))
+
+
+def test_dropout_and_the_callers_randomness(image_task: Task) -> None:
+    a, b = (Weights.from_module(image_task.build(seed)) for seed in (1, 2))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    one = fit_curve(Bezier.between(a, b), Landscape(image_task), steps=6)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(1)
+    two = fit_curve(Bezier.between(a, b), Landscape(image_task), steps=6)
+    assert one.path.controls[1].equal(two.path.controls[1])
+
+
+def test_every_parameter_of_a_deep_network_gets_a_gradient(task: Task) -> None:
+    """The published VGG16 curve silently drops five of thirteen convolutions; here none is dropped."""
+
+    def deep() -> nn.Module:
+        return nn.Sequential(nn.Linear(8, 8), *[nn.Sequential(nn.Tanh(), nn.Linear(8, 8)) for _ in range(12)])
+
+    deep_task = Task(model=deep, train=task.train, test=task.test)
+    a, b = (Weights.from_module(deep_task.build(seed)) for seed in (1, 2))
+    start = Bezier.between(a, b)
+    found = fit_curve(start, Landscape(deep_task), steps=2, decay=0.0, rate=0.1)
+    moved = found.path.controls[1] - start.controls[1]
+    for name in moved:
+        assert moved[name].abs().sum() > 0, name
+
+
+def test_shares_of_data_parallel_ranks_add_up(task: Task, pair) -> None:
+    """Two ranks, run one after the other, give the gradient of the whole batch."""
+
+    class Rank:
+        size = 2
+
+        def __init__(self, rank: int) -> None:
+            self.rank, self.seen = rank, []
+
+        def mean(self, tensor: torch.Tensor) -> torch.Tensor:
+            self.seen.append(tensor.clone())
+            return tensor
+
+    ranks = [Rank(0), Rank(1)]
+    for rank in ranks:
+        fit_curve(Bezier.between(*pair), Landscape(task), steps=1, world=rank)
+    alone = Rank(0)
+    alone.size = 1
+    fit_curve(Bezier.between(*pair), Landscape(task), steps=1, world=alone)
+    assert_close((ranks[0].seen[0] + ranks[1].seen[0]) / 2, alone.seen[0], rtol=1e-4, atol=1e-6)
+
+
+def test_divergence_is_an_outcome(task: Task, pair) -> None:
+    found = fit_curve(Bezier.between(*pair), Landscape(task), steps=400, rate=1e6)
+    assert found.outcome is Outcome.DIVERGED
+    assert found.steps < 400
+
+
+def test_controls_on_disk(task: Task, pair, tmp_path) -> None:
+    path = fit_curve(Bezier.between(*pair, 2), Landscape(task), steps=3).path
+    save_controls(path, tmp_path / "curve")
+    again = load_controls(tmp_path / "curve", "bezier")
+    assert all(one.equal(two) for one, two in zip(path.controls, again.controls, strict=True))
+    with pytest.raises(CheckpointError, match="holds no controls"):
+        load_controls(tmp_path, "bezier")
+
+
+def test_defaults_come_from_the_recipe_as_published() -> None:
+    settings = CurveSettings.from_recipe(Recipe(epochs=7, batch=9, rate=0.1, weight_decay=3e-4))
+    assert (settings.epochs, settings.batch, settings.decay) == (7, 9, 3e-4)
+    assert settings.rate == pytest.approx(0.03)
+    rates = [settings.rate_at(step, 1000) / settings.rate for step in (0, 499, 700, 900, 999)]
+    assert rates == pytest.approx([1, 1, 1 - 0.5 * 0.99, 0.01, 0.01], abs=1e-9)
+
+
+def test_refusals(task: Task, pair) -> None:
+    with pytest.raises(SettingError, match="no inner control to train"):
+        fit_curve(Segment(*pair), Landscape(task))
+    with pytest.raises(SettingError, match="rate must be above 0"):
+        fit_curve(Bezier.between(*pair), Landscape(task), rate=-1)
+    with pytest.raises(SettingError, match="give epochs, or a number of steps"):
+        fit_curve(Bezier.between(*pair), Landscape(task), epochs=1, steps=3)
+    with pytest.raises(SettingError, match="momentum"):
+        fit_curve(Bezier.between(random_weights(pair[0], 1), pair[1]), Landscape(task), momentum=1.0)

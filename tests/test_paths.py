@@ -1,0 +1,108 @@
+"""Geometry of paths: exact ends, lengths known in closed form, tangents against differences."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from conftest import random_weights
+from isthmus import Bezier, Chain, Plane, Segment, Weights, combine
+from isthmus.errors import LayoutError, SettingError
+
+
+def controls(count: int) -> list[Weights]:
+    base = Weights.from_module(nn.Linear(4, 5).double())
+    return [random_weights(base, seed) for seed in range(count)]
+
+
+def every_path() -> list:
+    w = controls(5)
+    return [
+        Segment(w[0], w[1]),
+        Chain(w[:2]),
+        Chain(w[:3]),
+        Chain(w),
+        Bezier(w[:2]),
+        Bezier(w[:3]),
+        Bezier(w),
+    ]
+
+
+@pytest.mark.parametrize("path", every_path(), ids=lambda p: f"{p.kind}{len(p.controls)}")
+class TestEveryPath:
+    """The contract of `AbstractPath`."""
+
+    def test_coefficients_sum_to_one(self, path) -> None:
+        t = torch.linspace(0, 1, 23, dtype=torch.float64)
+        assert_close(path.coefficients(t).sum(1), torch.ones(23, dtype=torch.float64))
+
+    def test_ends_are_the_controls_themselves(self, path) -> None:
+        assert path(0) is path.controls[0]
+        assert path(1) is path.controls[-1]
+        assert path.at(torch.tensor([0.0, 1.0]))[1] is path.controls[-1]
+
+    def test_a_point_is_the_blend_of_the_controls(self, path) -> None:
+        t = torch.tensor([0.37], dtype=torch.float64)
+        naive = sum((c * w.vector for c, w in zip(path.coefficients(t)[0], path.controls, strict=True)))
+        assert_close(path(0.37).vector, naive)
+        assert_close(path.at(t)[0].vector, naive)
+
+    def test_the_tangent_is_the_derivative(self, path) -> None:
+        step = 1e-6
+        difference = (path(0.3 + step) - path(0.3 - step)) / (2 * step)
+        assert_close(path.tangent(0.3).vector, difference.vector, rtol=1e-6, atol=1e-8)
+
+    def test_the_length_agrees_with_a_polyline_in_weight_space(self, path) -> None:
+        points = [path(t) for t in torch.linspace(0, 1, 201).tolist()]
+        naive = sum(one.distance(two) for one, two in pairwise(points))
+        assert path.length == pytest.approx(naive, rel=1e-3)
+        assert path.length >= path.endpoint_distance * (1 - 1e-9)
+        assert path.endpoint_distance == pytest.approx(path.controls[0].distance(path.controls[-1]))
+
+
+def test_lengths_in_closed_form() -> None:
+    a, b, c, *_ = controls(3)
+    assert Chain((a, b, c)).length == pytest.approx(a.distance(b) + b.distance(c), rel=1e-6)
+    flat = [
+        Weights.from_state_dict({"w": torch.tensor(p, dtype=torch.float64)}) for p in ([0, 0], [1, 2], [2, 0])
+    ]
+    # The parabola y = 2 x − x² from 0 to 2: ∫ sqrt(1 + (2 − 2x)²) dx = sqrt(5) + asinh(2) / 2.
+    assert Bezier(flat).length == pytest.approx(math.sqrt(5) + math.asinh(2) / 2, rel=1e-6)
+
+
+def test_straight_starts_lie_on_the_segment() -> None:
+    a, b, *_ = controls(2)
+    for path in (Bezier.between(a, b, 3), Chain.between(a, b, 3)):
+        assert len(path.controls) == 5
+        assert path.length == pytest.approx(a.distance(b))
+        assert_close(path(0.25).vector, Segment(a, b)(0.25).vector)
+
+
+def test_the_plane_holds_its_three_models() -> None:
+    a, b, c, d = controls(4)
+    plane = Plane(a, b, c)
+    for corner, model in zip(plane.corners.tolist(), (a, b, c), strict=True):
+        assert_close(plane(*corner).vector, model.vector)
+    distances = torch.cdist(plane.corners, plane.corners)
+    assert float(distances[0, 1]) == pytest.approx(a.distance(b))
+    assert float(distances[1, 2]) == pytest.approx(b.distance(c))
+    x, y, gap = plane.project(d)
+    foot = plane(x, y)
+    assert gap == pytest.approx(d.distance(foot))
+    assert (d - foot).dot(b - a) == pytest.approx(0, abs=1e-9)
+    assert plane.project(combine((0.2, 0.3, 0.5), (a, b, c)))[2] == pytest.approx(0, abs=1e-6)
+
+
+def test_refusals() -> None:
+    a, b, *_ = controls(2)
+    with pytest.raises(SettingError, match="do not lie on one line"):
+        Plane(a, b, combine((0.5, 0.5), (a, b)))
+    with pytest.raises(SettingError, match="do not lie on one line"):
+        Plane(a, a, b)
+    with pytest.raises(SettingError, match="at least 2 control points, got 1"):
+        Bezier((a,))
+    with pytest.raises(LayoutError, match="other shape"):
+        Segment(a, Weights.from_module(nn.Linear(3, 3).double()))
