@@ -28,7 +28,8 @@ def report(
     from isthmus.errors import RunError
     from isthmus.experiments.records import PairStudy
     from isthmus.io.records import read_record
-    from isthmus.report import save_figures, write_report
+    from isthmus.report.export import save_figures
+    from isthmus.report.html import write_report
     from isthmus.report.terminal import study_table, verdict_sentence
 
     record = run / "records" / "study.json"

@@ -57,7 +57,8 @@ def written(
 ) -> PairStudy:
     """The study of a pair, with its report (and figures) in the run's folder."""
     from isthmus.experiments.pair import study_pair
-    from isthmus.report import save_figures, write_report
+    from isthmus.report.export import save_figures
+    from isthmus.report.html import write_report
 
     study = study_pair(task, a, b, settings, run=run, command=command_line(), progress=progress)
     write_report(study, run.path("report.html"))

@@ -206,4 +206,5 @@ class _Fit:
 
 
 def _plain(settings: CurveSettings, path: AbstractPath) -> dict[str, str | int | float]:
-    return {"kind": path.kind, "controls": len(path.controls)} | asdict(settings)
+    plain: dict[str, str | int | float] = {"kind": path.kind, "controls": len(path.controls)}
+    return plain | asdict(settings)

@@ -308,7 +308,7 @@ class _Story:
     def _provenance(self, command: str) -> dict[str, str]:
         identity = pair_identity(self.task, self.a, self.b, self.settings)
         own = {"command": command, "python": platform.python_version(), "threads": torch.get_num_threads()}
-        return own | {key: str(value) for key, value in identity.items()}
+        return {key: str(value) for key, value in (own | identity).items()}
 
 
 def study_path(
@@ -339,13 +339,33 @@ def matching_record(a: Weights, b: Weights, symmetry: Symmetry, alignment: Align
         distance_before=a.distance(b),
         log2_order=symmetry.log2_order,
         coverage=symmetry.coverage,
-        verified=str(symmetry.verification),
+        verified=_verified(symmetry),
         axes=tuple(
-            AxisRow(axis.name, axis.size, axis.free, axis.places_in_words, alignment.moved[axis.name])
+            AxisRow(
+                axis.name,
+                axis.size,
+                axis.free,
+                tuple(f"{place.parameter}[{place.dim}]" for place in axis.places),
+                alignment.moved[axis.name],
+            )
             for axis in symmetry.axes
         ),
-        pinned=tuple((str(place), reason) for place, reason in symmetry.pinned.items()),
+        pinned=tuple((f"{name}[{dim}]", reason) for (name, dim), reason in symmetry.pinned.items()),
     )
+
+
+def _verified(symmetry: Symmetry) -> str:
+    """What the numerical check of a symmetry found, in words."""
+    found = symmetry.verification
+    if found is None:
+        return "not verified"
+    changed = sum(control.error > found.tolerance for control in found.controls)
+    told = (
+        f"with all axes moved at random the outputs change by {found.error:.1e} relative "
+        f"(allowed {found.tolerance:.0e}); with one parameter left out they change in "
+        f"{changed} of {len(found.controls)} controls"
+    )
+    return told + (f"; had to be pinned: {', '.join(found.failed)}" if found.failed else "")
 
 
 def _slug(name: str) -> str:

@@ -127,7 +127,7 @@ class Landscape(AbstractLandscape):
         """The buffers that the policy gives a point whose weights the module holds."""
         base = point.buffers or _from_path(points, index, self.policy == BatchNormPolicy.KEEP.value)
         if self.policy == BatchNormPolicy.RECALIBRATE.value:
-            return dict(base) | self._measured(points, index, module)
+            return {**base, **self._measured(points, index, module)}
         if not base and self.policy != "none":
             raise SettingError(
                 f"under batchnorm={self.policy!r} a point without buffers needs a path to take them from: "
