@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 from isthmus.cli.options import AsJson, Data, Device, Figures, Out, Quiet, Seed, TaskName
@@ -31,10 +32,11 @@ def demo(
     from isthmus.io.runs import Run
     from isthmus.stepping import digest_of
 
-    settings = PairSettings(seed=seed, device=device)
+    settings = PairSettings(seed=seed, device=device, plane=41, plane_examples=600)
     progress = bars(quiet, as_json)
     trained = {"a": 2 * seed + 1, "b": 2 * seed + 2}
     about = {
+        "isthmus": version("isthmus"),
         "task": problem.name,
         "data": digest_of(problem.split("train").fingerprint, problem.split("test").fingerprint),
         "recipe": digest_of(problem.recipe.describe()),

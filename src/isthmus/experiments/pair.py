@@ -308,7 +308,8 @@ class _Story:
     def _provenance(self, command: str) -> dict[str, str]:
         identity = pair_identity(self.task, self.a, self.b, self.settings)
         own = {"command": command, "python": platform.python_version(), "threads": torch.get_num_threads()}
-        return {key: str(value) for key, value in (own | identity).items()}
+        told = {key: value for key, value in (own | identity).items() if value is not None and key not in "AB"}
+        return {key: str(value) for key, value in told.items()}
 
 
 def study_path(
