@@ -12,8 +12,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from isthmus import Weights, load_controls, load_weights, save_weights
+from isthmus import Weights, discover, load_controls, load_weights, save_weights
 from isthmus.cli.main import app
+from isthmus.tasks.userfile import load_task
 
 TASK = """
 import torch
@@ -150,6 +151,26 @@ def test_the_single_steps(folder: Path, tmp_path: Path) -> None:
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)["log2_order"] == pytest.approx(44.25, abs=0.01)  # log2(16!)
     assert run("symmetry", "--task", task).exit_code == 0
+
+
+def test_a_network_and_its_own_permuted_copy(folder: Path, tmp_path: Path) -> None:
+    """The aligned line has no length: nothing may divide by it, and no plane is drawn through it."""
+    a, out = folder / "1.safetensors", tmp_path / "run"
+    task = load_task(f"{folder}/task.py")
+    symmetry = discover(task.network.module, task.example)
+    shuffled = symmetry.random(torch.Generator().manual_seed(3)).apply(load_weights(a, like=task.network))
+    b = save_weights(shuffled, tmp_path / "b.safetensors")
+    done = run("connect", "--task", f"{folder}/task.py", a, b, "--out", out, "--json", *FAST)
+    assert done.exit_code == 0, done.output
+    study = json.loads(done.stdout)
+    assert load_weights(out / "aligned.safetensors").equal(load_weights(a))
+    assert study["matching"]["distance"] == 0
+    aligned = study["paths"][1]
+    assert aligned["length"] == 0
+    assert all(barrier["height"] == 0 for barrier in aligned["barriers"])
+    assert (
+        run("connect", "--task", f"{folder}/task.py", a, a, "--out", tmp_path / "same", *FAST).exit_code == 0
+    )
 
 
 def test_quiet_says_nothing_and_json_is_only_json(folder: Path, tmp_path: Path) -> None:

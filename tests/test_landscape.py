@@ -72,6 +72,16 @@ def test_a_tensor_stream_resumes_with_its_augmentation() -> None:
         assert torch.equal(one, two)
 
 
+def test_fewer_examples_are_a_fixed_random_subset() -> None:
+    """The first of a set that is sorted by class would be one class."""
+    y = torch.arange(10).repeat_interleave(100)
+    examples = TensorExamples((y.float()[:, None], y))
+    ((batch,),) = examples.chunks(1000, 100)
+    assert len(batch[1].unique()) == 10
+    ((again,),) = examples.chunks(1000, 100)
+    assert torch.equal(batch[1], again[1])
+
+
 def test_mappings_and_sequences() -> None:
     class Tagger(nn.Module):
         def __init__(self) -> None:
@@ -127,7 +137,9 @@ def test_recalibrate_measures_at_every_point(image_task: Task) -> None:
     land = Landscape(image_task, recalibration=50, batch=20)
     settled = land.settled(Segment(a, b).at(torch.tensor([0.5])))
     module = Segment(a, b)(0.5).to_module(Convolutional())
-    expected = recalibrate(module, image_task.train[0][:50].split(20), lambda m, x: m(x))
+    (batches,) = image_task.split("train").chunks(20, 50)
+    assert [len(y) for _, y in batches] == [20, 20, 10]
+    expected = recalibrate(module, batches, lambda m, batch: m(batch[0]))
     assert_close(settled.buffers["bn.running_mean"], expected["bn.running_mean"])
     found = land.evaluate(Segment(a, b).at(torch.tensor([0.5])))
     kept = Landscape(image_task, batchnorm="keep").evaluate([settled])

@@ -20,7 +20,7 @@ from isthmus.landscape import AbstractLandscape, Evaluation
 from isthmus.path import AbstractPath
 from isthmus.seeds import seeded
 
-_RESAMPLE_BLOCK = 1 << 25
+_RESAMPLE_BLOCK = 1 << 22
 """Resampled counts held at a time (numbers)."""
 
 Quantity = Literal["loss", "error"]

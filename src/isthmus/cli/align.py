@@ -46,8 +46,7 @@ def align(
     from isthmus.symmetry import discover
 
     symmetry = discover(problem.network.module, problem.example)
-    fixed, moving = one.weights.to(device), two.weights.to(device)
-    alignment = match_weights(fixed, moving, symmetry, restarts=restarts, seed=seed)
+    alignment = match_weights(one.weights, two.weights, symmetry, restarts=restarts, seed=seed)
     save_weights(alignment.apply(two.weights), path, {"aligned to": one.sha256, "aligned from": two.sha256})
     record = matching_record(one.weights, two.weights, symmetry, alignment)
     emit({"file": str(path), "matching": record}, as_json, quiet, matching_table(record), f"wrote {path}")

@@ -24,7 +24,7 @@ from isthmus.io.runs import Run
 from isthmus.landscape import Landscape, Task
 from isthmus.landscape.abstract import SPLITS
 from isthmus.match import match_weights
-from isthmus.path import AbstractPath, Plane, Segment
+from isthmus.path import AbstractPath, Plane, Segment, spans_plane
 from isthmus.progress import Progress, Silent
 from isthmus.scores import scores
 from isthmus.stepping import digest_of
@@ -293,6 +293,8 @@ class _Story:
         for name, (path, _) in curves.items():
             far = "π(B)" if name.startswith("aligned") else "B"
             bend = path.controls[len(path.controls) // 2]
+            if not spans_plane(*path.ends, bend):
+                continue
 
             def scanned(
                 path: AbstractPath = path, far: str = far, bend: Weights = bend, name: str = name
@@ -308,7 +310,9 @@ class _Story:
     def _provenance(self, command: str) -> dict[str, str]:
         identity = pair_identity(self.task, self.a, self.b, self.settings)
         own = {"command": command, "python": platform.python_version(), "threads": torch.get_num_threads()}
-        told = {key: value for key, value in (own | identity).items() if value is not None and key not in "AB"}
+        told = {
+            key: value for key, value in (own | identity).items() if value is not None and key not in "AB"
+        }
         return {key: str(value) for key, value in told.items()}
 
 

@@ -1,1 +1,1 @@
-"""Reading and writing: checkpoints, records, saved states, run folders; everything appears whole or not at all."""
+"""Reading and writing: checkpoints, records, saved states, run folders. Files appear whole or not at all."""

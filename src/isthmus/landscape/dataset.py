@@ -31,7 +31,7 @@ class Examples(abc.ABC):
 
         Args:
             batch: examples a batch (a loader keeps its own batches).
-            limit: stop after this many examples.
+            limit: only so many examples: tensors give a fixed random subset, a loader its first.
         """
 
     @abc.abstractmethod
@@ -96,9 +96,15 @@ class TensorExamples(Examples):
         return tuple(tensor[where] for tensor in self.data)
 
     def chunks(self, batch: int, limit: int | None = None) -> Iterator[list[Batch]]:
-        """One chunk: every batch is a view."""
+        """One chunk: views of all examples, or a fixed random subset of fewer (the data may be sorted)."""
         total = min(len(self), limit or len(self))
-        yield [self._select(slice(at, min(at + batch, total))) for at in range(0, total, batch)]
+        chosen = None if total == len(self) else self._subset(total)
+        bounds = [(at, min(at + batch, total)) for at in range(0, total, batch)]
+        yield [self._select(slice(low, high) if chosen is None else chosen[low:high]) for low, high in bounds]
+
+    def _subset(self, size: int) -> Tensor:
+        """The same examples for every point and every run."""
+        return torch.randperm(len(self), generator=seeded(0, "subset"))[:size]
 
     def stream(
         self, seed: int, batch: int, start: int = 0, augment: Augment | None = None

@@ -38,8 +38,8 @@ class Landscape(AbstractLandscape):
         batchnorm: "recalibrate" (default), "interpolate" or "keep": see `BatchNormPolicy`.
         recalibration: training examples used to measure batch-norm statistics at a point.
         batch: examples a forward pass.
-        limit: use only the first so many examples of each split (all by default). The splits of the
-            built-in tasks are in random order.
+        limit: use only so many examples of each split (all by default): of tensors a fixed random subset, of
+            a loader its first.
 
     Limits: one pass over the data serves all points; memory is O(P + one chunk of data) beyond the
     points × examples numbers kept, if the points are those of a path (`path.at(t)`).
@@ -160,7 +160,7 @@ class Landscape(AbstractLandscape):
 
     @cached_property
     def _recalibration_batches(self) -> list[Batch]:
-        """The first training examples, the same for every point."""
+        """Training examples, the same for every point."""
         batches: list[Batch] = []
         for chunk in self.task.split("train").chunks(self.batch, self.recalibration):
             batches += [to_device(batch, self.network.device) for batch in chunk]

@@ -39,17 +39,17 @@ class Plane(AbstractPath):
 
     def __init__(self, a: Weights, b: Weights, c: Weights) -> None:
         super().__init__((a, b, c))
-        across, up = float(self.gram[1, 1]), float(self.gram[2, 2])
-        if across <= 0 or up <= 0 or self._frame.height <= _COLLINEAR * math.sqrt(up):
+        if not self._frame.spans:
+            across, up = (math.sqrt(float(self.gram[k, k])) for k in (1, 2))
             raise SettingError(
                 "a plane needs three models that do not lie on one line; "
-                f"here ‖b − a‖ = {math.sqrt(max(across, 0)):.3g}, ‖c − a‖ = {math.sqrt(max(up, 0)):.3g} and "
-                "the third adds no new direction: choose another third model"
+                f"here ‖b − a‖ = {across:.3g}, ‖c − a‖ = {up:.3g} and the third adds no new direction: "
+                "choose another third model"
             )
 
     @cached_property
     def _frame(self) -> _Frame:
-        across = math.sqrt(max(float(self.gram[1, 1]), 0.0))
+        across = math.sqrt(float(self.gram[1, 1]))
         along = float(self.gram[1, 2]) / across if across else 0.0
         height = math.sqrt(max(float(self.gram[2, 2]) - along**2, 0.0))
         return _Frame(across, along, height)
@@ -86,3 +86,17 @@ class _Frame:
     across: float
     along: float
     height: float
+
+    @property
+    def spans(self) -> bool:
+        """Whether the three models are not on one line, to the precision of their coordinates."""
+        return self.across > 0 and self.height > _COLLINEAR * math.hypot(self.along, self.height)
+
+
+def spans_plane(a: Weights, b: Weights, c: Weights) -> bool:
+    """Whether a plane goes through these three models: whether they do not lie on one line."""
+    try:
+        Plane(a, b, c)
+    except SettingError:
+        return False
+    return True
