@@ -1,0 +1,6 @@
+"""What every ATen operation means for labels."""
+
+from isthmus.symmetry.rules.call import Call, Result, Rule, unknown
+from isthmus.symmetry.rules.table import IGNORED, RULES
+
+__all__ = ["IGNORED", "RULES", "Call", "Result", "Rule", "unknown"]

@@ -1,0 +1,205 @@
+"""Products that are summed: linear maps, matrix products, convolutions, attention, look-ups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from isthmus.symmetry.labels import (
+    Label,
+    combine,
+    constant,
+    contract,
+    core,
+    fold,
+    grid,
+    of_constant,
+    pin,
+    pointwise,
+    varying,
+)
+from isthmus.symmetry.rules.arithmetic import normalised
+from isthmus.symmetry.rules.call import Call, Result, moved, picked, settled
+from isthmus.symmetry.units import Units
+
+
+def linear(call: Call) -> Result:
+    """A linear map, x Wᵀ + b."""
+    x = moved(call["input"], lambda t: t.unsqueeze(-2))
+    product = contract(call.units, [x, call["weight"]], [-1], call.where)
+    product = moved(product, lambda t: t.squeeze(-1))
+    return product if call["bias"] is None else pointwise(call.units, [product, call["bias"]], call.where)
+
+
+def product(units: Units, first: Label, second: Label, where: str) -> Label:
+    """The matrix product over the last two axes."""
+    left = moved(first, lambda t: t.unsqueeze(-2))
+    right = moved(second, lambda t: t.transpose(-1, -2).unsqueeze(-3))
+    return moved(contract(units, [left, right], [-1], where), lambda t: t.squeeze(-1))
+
+
+def matmul(call: Call) -> Result:
+    """Matrix products of any rank; vectors count as rows on the left and columns on the right."""
+    first, second = call.labels
+    if len(first.shape) == 1:
+        first = moved(first, lambda t: t.unsqueeze(0))
+    if len(second.shape) == 1:
+        second = moved(second, lambda t: t.unsqueeze(1))
+    result = product(call.units, first, second, call.where)
+    return moved(result, lambda t: t.reshape(call.shapes[0]))
+
+
+def add_matmul(call: Call) -> Result:
+    """A matrix product with something added (addmm, baddbmm, addmv)."""
+    added, first, second = call.labels
+    vector = len(second.shape) == 1
+    if vector:
+        second = moved(second, lambda t: t.unsqueeze(1))
+    result = product(call.units, first, second, call.where)
+    result = moved(result, lambda t: t.squeeze(-1)) if vector else result
+    return pointwise(call.units, [added, result], call.where)
+
+
+def convolution(call: Call) -> Result:
+    """Convolutions of any rank, grouped ones too."""
+    x, weight = call["input"], call["weight"]
+    groups, rank = call["groups"], len(weight.shape) - 2
+    plain = all(k == 1 for k in weight.shape[2:]) and _all(call["padding"], 0)
+    batched = len(x.shape) == rank + 2
+    x = x if batched else moved(x, lambda t: t.unsqueeze(0))
+    rows = moved(weight, lambda t: t.reshape(groups, t.shape[0] // groups, *t.shape[1:]))
+    if plain:
+        strides = [slice(None), slice(None), *(slice(None, None, s) for s in _each(call["stride"], rank))]
+        x = picked(call.units, x, lambda t: t[tuple(strides)], call.where)
+    return _convolved(call, x, rows, plain, batched)
+
+
+def transposed_convolution(call: Call) -> Result:
+    """Its weight has the input's channels first."""
+    x, weight = call["input"], call["weight"]
+    groups, rank = call["groups"], len(weight.shape) - 2
+    batched = len(x.shape) == rank + 2
+    x = x if batched else moved(x, lambda t: t.unsqueeze(0))
+    rows = moved(weight, lambda t: t.reshape(groups, t.shape[0] // groups, *t.shape[1:]).transpose(1, 2))
+    return _convolved(call, x, rows, False, batched)
+
+
+def _convolved(call: Call, x: Label, rows: Label, plain: bool, batched: bool) -> Label:
+    """Join in the space (batch, group, output channel, places…, input channel, kernel…), then reduce.
+
+    A kernel of one place is a linear map at every place, and the places may themselves be hidden units. A
+    larger one reads places in order: units along them are pinned, every place of the kernel and of the
+    result is a position of its own.
+    """
+    groups, _, inner, *kernel = rows.shape
+    rank = len(kernel)
+    out = call.shapes[0][-rank:]
+    x = moved(x, lambda t: t.reshape(t.shape[0], groups, inner, *t.shape[2:]))
+    extra = [] if plain else [_result_places(out, rank), _kernel_places(kernel)]
+    if not plain:
+        x = _places_folded(call, x)
+    # x to (batch, group, 1, places…, inner, 1…); weight to (group, outer, 1…, inner, kernel…).
+    x = moved(x, lambda t: t.movedim(2, -1).unsqueeze(2).reshape(*_laid(t.shape, rank)))
+    rows = moved(rows, lambda t: t.reshape(*t.shape[:2], *[1] * rank, *t.shape[2:]))
+    outer, inner_weight = _split(rows, 2 + rank)
+    y = contract(call.units, [x, inner_weight, *extra], range(-1 - rank, 0), call.where)
+    y = pointwise(call.units, [y, outer], call.where)
+    y = moved(y, lambda t: t.reshape(t.shape[0], t.shape[1] * t.shape[2], *out))
+    y = y if batched else moved(y, lambda t: t.squeeze(0))
+    if call["bias"] is None:
+        return y
+    return pointwise(call.units, [y, moved(call["bias"], lambda t: t.view(-1, *[1] * rank))], call.where)
+
+
+def _split(weight: Label, inner: int) -> tuple[Label, Label]:
+    """The units of a weight's output channels, with size 1 along the summed axes, and all its other units.
+
+    In a grouped convolution both depend on the group. The sum is taken first: it makes of every group a
+    block, and then the output channels meet it and become its children; so the two never have to be paired
+    one by one.
+    """
+    summed = set(range(inner, len(weight.shape)))
+    shape = [1 if axis in summed else size for axis, size in enumerate(weight.shape)]
+    outer = [slot for slot in weight.slots if not varying(slot) & summed]
+    others = tuple(slot for slot in weight.slots if varying(slot) & summed)
+    return (
+        Label(tuple(core(slot).expand(shape) for slot in outer), constant(shape)),
+        replace(weight, slots=others),
+    )
+
+
+def _laid(shape: Sequence[int], rank: int) -> list[int]:
+    """The shape of x in the joint space, from (batch, group, inner, places…)."""
+    batch, groups, inner, *places = shape
+    return [batch, groups, 1, *places, inner, *[1] * rank]
+
+
+def _places_folded(call: Call, x: Label) -> Label:
+    """The input with its places folded into one: units along them are pinned."""
+    places = range(3, len(x.shape))
+    x = settled(call.units, x)
+    kept, position = [], x.position
+    for slot in x.slots:
+        if varying(slot) & set(places):
+            pin(call.units, Label((slot,), position), f"{call.where}: a kernel reads its units in order")
+            position = combine([position, slot])
+        else:
+            kept.append(slot)
+    shape = [1 if axis >= 3 else size for axis, size in enumerate(x.shape)]
+    return Label(tuple(core(s).expand(shape) for s in kept), fold(position, places), x.origin)
+
+
+def _result_places(out: Sequence[int], rank: int) -> Label:
+    """Every place of the result, laid along the place axes of the joint space."""
+    shape = [1, 1, 1, *out, 1, *[1] * rank]
+    return Label((), grid(shape, range(3, 3 + rank)), "their places")
+
+
+def _kernel_places(kernel: Sequence[int]) -> Label:
+    """Every place of the kernel, laid along the last axes."""
+    return Label((), grid(kernel, range(len(kernel))), "their places in the kernel")
+
+
+def attention(call: Call) -> Result:
+    """softmax(q kᵀ + mask) v."""
+    units, where = call.units, call.where
+    query, key, value = call["query"], call["key"], call["value"]
+    if call.get("enable_gqa") and len(query.shape) > 2:
+        times = query.shape[-3] // key.shape[-3]
+        key, value = (moved(x, lambda t: t.repeat_interleave(times, -3)) for x in (key, value))
+    scores = product(units, query, moved(key, lambda t: t.transpose(-1, -2)), where)
+    if call["attn_mask"] is not None:
+        scores = pointwise(units, [scores, call["attn_mask"]], where)
+    if call["is_causal"]:
+        lower = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        scores = pointwise(units, [scores, of_constant(lower, "the causal mask")], where)
+    scores = normalised(units, scores, [len(scores.shape) - 1], where)
+    return product(units, scores, value, where)
+
+
+def embedding(call: Call) -> Result:
+    """Rows of a table, looked up by data: which row is meant may not change."""
+    table, indices = call["weight"], call["indices"]
+    table = settled(call.units, table)
+    rows = [slot for slot in table.slots if 0 in varying(slot)]
+    for slot in rows:
+        pin(call.units, Label((slot,), table.position), f"{call.where}: rows are looked up by data")
+    pin(call.units, indices, f"{call.where}: it is used as an index")
+    position = combine([table.position, *(slot for slot in rows)])
+    whole = list(indices.shape)
+    slots = [s[0].expand(*whole, table.shape[1]) for s in table.slots if 0 not in varying(s)]
+    read = combine([indices.position, *indices.slots]).unsqueeze(-1).expand(*whole, table.shape[1])
+    columns = fold(position, [0])[0].expand(*whole, table.shape[1])
+    return Label(tuple(slots), combine([read, columns]), indices.origin)
+
+
+def _each(value: Sequence[int], rank: int) -> list[int]:
+    """A setting given once or once an axis."""
+    return list(value) * rank if len(value) == 1 else list(value)
+
+
+def _all(value: Sequence[int] | str, wanted: int) -> bool:
+    """Whether a padding is this number everywhere; for a kernel of one place `same` pads nothing."""
+    return isinstance(value, str) or all(item == wanted for item in value)
