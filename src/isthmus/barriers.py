@@ -27,7 +27,7 @@ Quantity = Literal["loss", "error"]
 Above = Literal["mean", "chord"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Profile:
     """Loss and error of every example at points along a path.
 
@@ -44,6 +44,13 @@ class Profile:
     distance: Tensor
     endpoint_distance: float
     evaluation: Evaluation
+
+    def __repr__(self) -> str:
+        return (
+            f"Profile({self.kind}, {len(self.t)} points × {self.evaluation.examples} {self.split} examples, "
+            f"loss {self.loss.min():.4g} to {self.loss.max():.4g}, "
+            f"error {self.error.min():.2%} to {self.error.max():.2%})"
+        )
 
     @property
     def split(self) -> str:

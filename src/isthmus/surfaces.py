@@ -13,7 +13,7 @@ from isthmus.landscape import AbstractLandscape
 from isthmus.path import AbstractPath, Plane
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Surface:
     """Mean loss and error over a grid of a plane.
 
@@ -44,6 +44,12 @@ class Surface:
     split: str
     examples: int
     batchnorm: str
+
+    def __repr__(self) -> str:
+        return (
+            f"Surface({len(self.x)} × {len(self.y)} nodes through {', '.join(self.names)}, {self.examples} "
+            f"{self.split} examples, loss {self.loss.min():.4g} to {self.loss.max():.4g})"
+        )
 
 
 def scan_plane(

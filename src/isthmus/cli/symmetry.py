@@ -57,14 +57,7 @@ def symmetry(
     found = discover(module, example)
     if path:
         found.save(path)
-    summary = {
-        "axes": found.table(),
-        "log2_order": found.log2_order,
-        "coverage": found.coverage,
-        "pinned": {f"{name}[{dim}]": reason for (name, dim), reason in found.pinned.items()},
-        "verification": found.verification,
-    }
-    emit(summary, as_json, quiet, symmetry_table(found))
+    emit(found.summary(), as_json, quiet, symmetry_table(found))
 
 
 def _shape(text: str | None) -> tuple[int, ...]:

@@ -196,7 +196,7 @@ class _Story:
     @cached_property
     def symmetry(self) -> Symmetry:
         """The symmetry of the task's model."""
-        return discover(self.task.network.module, self.task.example)
+        return discover(self.task.network, self.task.example)
 
     @cached_property
     def alignment(self) -> Alignment:

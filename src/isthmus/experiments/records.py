@@ -145,7 +145,7 @@ class Merge:
     scores: tuple[Score, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PairStudy:
     """The whole story of two networks.
 
@@ -170,6 +170,10 @@ class PairStudy:
     surfaces: tuple[Surface, ...]
     tolerance: float
     provenance: dict[str, str]
+
+    def __repr__(self) -> str:
+        told = (f"{path.name} {path.barrier().height:.2%}" for path in self.paths)
+        return f"PairStudy({self.task}; held-out error barriers: {', '.join(told)})"
 
     def path(self, name: str) -> PathStudy | None:
         """The path of this name, if it was studied."""

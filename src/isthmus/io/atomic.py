@@ -46,7 +46,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
         # Made here, exclusively, so that it has the permissions the user's umask gives to a new file.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # a writer that puts a file of its own in this place may have narrowed it
         _flush(temporary)
         temporary.replace(final)
         _flush(final.parent)

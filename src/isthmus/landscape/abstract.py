@@ -19,7 +19,7 @@ SPLITS = ("train", "test")
 """The two data splits that every claim shows side by side: fitted data and held-out data."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """Loss and error of some points on the same examples.
 
@@ -35,6 +35,9 @@ class Evaluation:
     error: Tensor
     split: str
     batchnorm: str = "none"
+
+    def __repr__(self) -> str:
+        return f"Evaluation({self.points} points × {self.examples} {self.split} examples)"
 
     @property
     def mean_loss(self) -> Tensor:

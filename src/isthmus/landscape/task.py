@@ -80,7 +80,7 @@ class Recipe:
         return {k: getattr(v, "__qualname__", repr(v)) if callable(v) else v for k, v in asdict(self).items()}
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Task:
     """All that isthmus needs to know of a problem.
 
@@ -123,6 +123,9 @@ class Task:
             )
         self.split("train")
         self.split("test")
+
+    def __repr__(self) -> str:
+        return f"Task({self.name})"
 
     def build(self, seed: int | None = None) -> nn.Module:
         """A fresh module, initialised from this seed (its own values if None).

@@ -21,7 +21,7 @@ from isthmus.weights import Weights, combine
 _LENGTH_POINTS = 1001
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AbstractPath(abc.ABC):
     """Weights as a function of a position.
 
@@ -43,6 +43,9 @@ class AbstractPath(abc.ABC):
             )
         for other in self.controls[1:]:
             self.controls[0]._match(other)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.controls)} controls of {self.controls[0].layout.numel:,})"
 
     @abc.abstractmethod
     def coefficients(self, t: Tensor) -> Tensor:

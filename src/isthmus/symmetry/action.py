@@ -11,7 +11,7 @@ from torch import Tensor
 Assign = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Place:
     """Where the units of an axis lie in one tensor.
 
@@ -30,7 +30,7 @@ class Place:
     blocks: int = 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Axis:
     """Interchangeable hidden units.
 
@@ -50,6 +50,11 @@ class Axis:
     parents: tuple[tuple[str, Tensor], ...]
     cells: Tensor
     fixed: int = 0
+
+    def __repr__(self) -> str:
+        carried = ", ".join(f"{place.parameter}[{place.dim}]" for place in self.places)
+        within = f", in {self.parent}" if self.parent else ""
+        return f"Axis({self.name}, {self.free} of {self.size} units free{within}, carried by {carried})"
 
     @property
     def parent(self) -> str | None:

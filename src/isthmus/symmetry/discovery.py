@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from isthmus.errors import SymmetryError, SymmetryWarning
+from isthmus.network import Network
 from isthmus.symmetry import axes as assembly
 from isthmus.symmetry import verify as proof
 from isthmus.symmetry.export import Inputs, Trace, evaluation_copy, trace
@@ -31,7 +32,7 @@ _CONTROLS = 8
 
 
 def discover(
-    module: nn.Module,
+    module: nn.Module | Network,
     example_inputs: Inputs,
     outputs: Sequence[str | int] | None = None,
     freeze: Iterable[str | tuple[str, int]] = (),
@@ -45,7 +46,7 @@ def discover(
     random generator stay as they are. What no rule explains is pinned, never guessed.
 
     Args:
-        module: any module that `torch.export` can trace.
+        module: any module that `torch.export` can trace, or the `Network` of one.
         example_inputs: a tensor, a tuple of tensors, or a dict of keyword tensors; only shapes, dtypes and
             Python values matter.
         outputs: the outputs whose values must stay, by number or by name (a key such as `logits`, a path such
@@ -73,6 +74,7 @@ def discover(
     Source: Ainsworth, Hayase & Srinivasa 2023 (arXiv 2209.04836), section 2, for the symmetry; the inference
     is this library's own.
     """
+    module = module.module if isinstance(module, Network) else module
     with torch.random.fork_rng(devices=[]):
         twin = evaluation_copy(module)
         traced = trace(twin, example_inputs)

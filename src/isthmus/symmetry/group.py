@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
@@ -68,7 +68,7 @@ class AbstractGroup(ABC, Generic[Element]):
         """The element that maximises the sum of the chosen scores."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Symmetry(AbstractGroup["Alignment"]):
     """Which hidden units of a network may be reordered without changing what it computes.
 
@@ -240,10 +240,11 @@ class Symmetry(AbstractGroup["Alignment"]):
 
     # -- values ---------------------------------------------------------------------------------
 
-    def __getstate__(self) -> dict[str, Any]:
-        # A fresh layout: the index that a used one caches is a mappingproxy, which cannot be pickled. To be
-        # deleted once `Layout` leaves its caches out itself.
-        return dict(self.__dict__) | {"layout": replace(self.layout)}
+    def __repr__(self) -> str:
+        return (
+            f"Symmetry({len(self.axes)} axes, 2^{self.log2_order:.1f} elements, "
+            f"{self.coverage:.0%} of the parameters can move, {len(self.pinned)} axes of parameters pinned)"
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Symmetry) and storage.to_record(self) == storage.to_record(other)
@@ -264,7 +265,7 @@ class Symmetry(AbstractGroup["Alignment"]):
         return cls(**storage.from_record(storage.read_json(Path(path))))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Alignment:
     """An element of a network's symmetry group: one permutation an axis.
 
@@ -306,6 +307,11 @@ class Alignment:
 
     def __matmul__(self, other: Alignment) -> Alignment:
         return self.symmetry.compose(self, other)
+
+    def __repr__(self) -> str:
+        moved = sum(float(share) for share in self.moved.values()) / max(len(self.moved), 1)
+        reached = "" if self.objective is None else f", objective {self.objective:.6g}"
+        return f"Alignment({len(self.permutations)} axes, {moved:.0%} of an axis moved on average{reached})"
 
     @property
     def moved(self) -> dict[str, float]:
