@@ -7,6 +7,7 @@ from .connect.abstract import Connection as Connection
 from .connect.abstract import Outcome as Outcome
 from .connect.abstract import load_controls as load_controls
 from .connect.abstract import save_controls as save_controls
+from .connect.curve import CurveConnector as CurveConnector
 from .connect.curve import fit_curve as fit_curve
 from .errors import IsthmusError as IsthmusError
 from .experiments.pair import PairSettings as PairSettings

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from isthmus.errors import CheckpointError, SettingError
 from isthmus.io.checkpoints import load_weights, save_weights
+from isthmus.io.state import Store
 from isthmus.landscape import AbstractLandscape
 from isthmus.path import AbstractPath, Bezier, Chain, Segment
+from isthmus.progress import Progress
 from isthmus.weights import Weights
 
 PATH_KINDS: dict[str, type[Bezier] | type[Chain]] = {"bezier": Bezier, "chain": Chain}
@@ -58,11 +60,29 @@ class Connection:
 
 
 class AbstractConnector(abc.ABC):
-    """A method that joins points, as a frozen object that holds its settings."""
+    """A method that joins networks by a low-loss path, as a frozen object that holds its settings.
+
+    Every connector keeps the ends to the last bit, gives the same path for the same seed, resumes from a
+    store to the identical result, and reports how it ended as an outcome.
+    """
 
     @abc.abstractmethod
-    def connect(self, points: Sequence[Weights], landscape: AbstractLandscape) -> Connection:
-        """Find a path through (or between) these points."""
+    def connect(
+        self,
+        points: Sequence[Weights],
+        landscape: AbstractLandscape,
+        *,
+        store: Store | None = None,
+        progress: Progress | None = None,
+    ) -> Connection:
+        """Find a path from the first of these points to the last (and through, or past, the others).
+
+        Args:
+            points: weights of one layout; two ends at least.
+            landscape: gives losses and gradients.
+            store: where the state is kept for resuming; nowhere by default.
+            progress: shows how far it is; silent by default.
+        """
 
 
 def save_controls(path: AbstractPath, folder: Path) -> None:

@@ -11,14 +11,14 @@ one step costs a plain training step, one blend of the controls and one rank-one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
-from isthmus.connect.abstract import Connection, Outcome
+from isthmus.connect.abstract import PATH_KINDS, AbstractConnector, Connection, Outcome
 from isthmus.errors import SettingError
 from isthmus.fanout import Alone, World
 from isthmus.io.state import Store
@@ -143,6 +143,59 @@ def fit_curve(
     course = take_steps(fit, fit.identity, store, progress)
     outcome = Outcome.COMPLETED if course.finite else Outcome.DIVERGED
     return Connection(fit.fitted(), outcome, course.history, course.taken, _plain(settings, path))
+
+
+@dataclass(frozen=True)
+class CurveConnector(AbstractConnector):
+    """`fit_curve` from the straight start, with its settings held.
+
+    Attributes:
+        kind: "bezier" or "chain".
+        bends: inner controls.
+        epochs: see `fit_curve`, as for all that follow.
+        steps: likewise.
+        batch: likewise.
+        rate: likewise.
+        momentum: likewise.
+        decay: likewise.
+        seed: likewise.
+    """
+
+    kind: str = "bezier"
+    bends: int = 1
+    epochs: float | None = None
+    steps: int | None = None
+    batch: int | None = None
+    rate: float | None = None
+    momentum: float | None = None
+    decay: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in PATH_KINDS or self.bends < 1:
+            raise SettingError(
+                f"expected the kind {' or '.join(PATH_KINDS)} and at least 1 bend, got {self.kind!r} and "
+                f"{self.bends}"
+            )
+
+    def connect(
+        self,
+        points: Sequence[Weights],
+        landscape: AbstractLandscape,
+        *,
+        store: Store | None = None,
+        progress: Progress | None = None,
+    ) -> Connection:
+        """Fit a curve between two points, or one whose inner controls start at the points in between."""
+        start: AbstractPath
+        if len(points) == 2:
+            start = PATH_KINDS[self.kind].between(points[0], points[1], self.bends)
+        else:
+            start = PATH_KINDS[self.kind](tuple(points))
+        return fit_curve(
+            start, landscape, epochs=self.epochs, steps=self.steps, batch=self.batch, rate=self.rate,
+            momentum=self.momentum, decay=self.decay, seed=self.seed, store=store, progress=progress,
+        )  # fmt: skip
 
 
 class _Fit:

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from isthmus.barriers import barrier, profile
-from isthmus.connect import fit_curve
+from isthmus.connect import CurveConnector
 from isthmus.connect.abstract import PATH_KINDS, load_controls, save_controls
 from isthmus.errors import SettingError
 from isthmus.experiments.records import AxisRow, End, Fit, Matching, Merge, PairStudy, PathStudy
@@ -262,16 +262,16 @@ class _Story:
         store = self.run.store(_slug(name))
 
         def fitted() -> Fit:
-            found = fit_curve(
-                PATH_KINDS[s.curve].between(self.a.weights, far, s.bends),
-                self.landscape,
+            connector = CurveConnector(
+                s.curve,
+                s.bends,
                 epochs=s.curve_epochs,
                 steps=None if s.curve_epochs else s.curve_steps,
                 rate=s.curve_rate,
                 seed=s.seed,
-                store=store,
-                progress=self.progress,
             )
+            ends = (self.a.weights, far)
+            found = connector.connect(ends, self.landscape, store=store, progress=self.progress)
             save_controls(found.path, folder)
             return Fit(found.history, found.outcome.value, found.steps, found.settings)
 
