@@ -18,6 +18,7 @@ from isthmus.errors import SettingError
 from isthmus.fanout import Fanout
 from isthmus.landscape import AbstractLandscape, Evaluation
 from isthmus.path import AbstractPath
+from isthmus.progress import Progress
 from isthmus.seeds import seeded
 
 _RESAMPLE_BLOCK = 1 << 22
@@ -150,6 +151,7 @@ def profile(
     refine: int = 2,
     spacing: Literal["uniform", "arc"] = "uniform",
     fanout: Fanout | None = None,
+    progress: Progress | None = None,
 ) -> Profile:
     """Evaluate a path at evenly spaced positions, then more closely around its highest one.
 
@@ -162,6 +164,7 @@ def profile(
             adds up to two points.
         spacing: even in t ("uniform") or in arc length ("arc").
         fanout: spreads the points.
+        progress: shows how many points are done; silent by default.
 
     Returns:
         A profile of `points` + up to 2 `refine` positions.
@@ -181,7 +184,7 @@ def profile(
     t = torch.linspace(0, 1, points, dtype=torch.float64)
     if spacing == "arc":
         t = _even_in_arc_length(path, points)
-    found = landscape.evaluate(path.at(t), split, fanout)
+    found = landscape.evaluate(path.at(t), split, fanout, progress)
     for _ in range(refine):
         fresh = _around_maximum(t, found.mean_loss)
         t, found = _insert(t, found, fresh, landscape.evaluate(path.at(fresh), split, fanout))

@@ -58,6 +58,18 @@ class Terminal:
             yield update
 
 
+@dataclass(frozen=True)
+class Titled:
+    """Puts a title before the names of another's bars."""
+
+    progress: Progress
+    title: str
+
+    def bar(self, name: str, total: int, start: int = 0) -> AbstractContextManager[Bar]:
+        """The other's bar, its name with the title."""
+        return self.progress.bar(f"{self.title}, {name}", total, start)
+
+
 def default_progress(quiet: bool = False) -> Progress:
     """A bar if standard error is a terminal and `quiet` is not asked for; silence otherwise."""
     return Terminal() if sys.stderr.isatty() and not quiet else Silent()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from isthmus.landscape import AbstractLandscape, Evaluation
 from isthmus.landscape.abstract import SPLITS
+from isthmus.progress import Progress
 from isthmus.weights import Weights
 
 
@@ -47,9 +48,11 @@ class Score:
         return 1.0 - self.error
 
 
-def scores(weights: Weights, landscape: AbstractLandscape) -> tuple[Score, ...]:
+def scores(
+    weights: Weights, landscape: AbstractLandscape, progress: Progress | None = None
+) -> tuple[Score, ...]:
     """The scores of one set of weights on train and test."""
-    return tuple(score(landscape.evaluate([weights], split)) for split in SPLITS)
+    return tuple(score(landscape.evaluate([weights], split, progress=progress)) for split in SPLITS)
 
 
 def score(evaluation: Evaluation, point: int = 0, level: float = 0.95) -> Score:

@@ -11,6 +11,7 @@ from isthmus.errors import SettingError
 from isthmus.fanout import Fanout
 from isthmus.landscape import AbstractLandscape
 from isthmus.path import AbstractPath, Plane
+from isthmus.progress import Progress
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -63,6 +64,7 @@ def scan_plane(
     margin: float = 0.2,
     split: str = "test",
     fanout: Fanout | None = None,
+    progress: Progress | None = None,
 ) -> Surface:
     """Evaluate a grid that covers the three models (and the path) with a margin.
 
@@ -76,6 +78,7 @@ def scan_plane(
         margin: added on every side, as a share of the extent.
         split: "train" or "test".
         fanout: spreads the nodes.
+        progress: shows how many nodes are done; silent by default.
 
     Source: Garipov et al. 2018, arXiv 1802.10026, figure 1 and appendix A.2.
     """
@@ -91,7 +94,7 @@ def scan_plane(
     x = torch.linspace(float(low[0]), float(high[0]), columns, dtype=torch.float64)
     y = torch.linspace(float(low[1]), float(high[1]), rows, dtype=torch.float64)
     nodes = torch.stack([x.repeat(rows), y.repeat_interleave(columns)], dim=1)
-    found = landscape.evaluate(plane.at(nodes), split, fanout)
+    found = landscape.evaluate(plane.at(nodes), split, fanout, progress)
     return Surface(
         x, y, found.mean_loss.view(rows, columns), found.mean_error.view(rows, columns),
         tuple(names), plane.corners, trace, curve_name if curve is not None else "", gap,

@@ -54,10 +54,8 @@ def barrier(
     from isthmus.report.terminal import barrier_table
 
     landscape = Landscape(problem, device, batchnorm, recalibration, limit=limit(examples))
-    with bars(quiet, as_json).bar("the line", 1):
-        study = study_path(
-            "naive line", Segment(one.weights, two.weights), landscape, points=points, seed=seed
-        )
+    line, shown = Segment(one.weights, two.weights), bars(quiet, as_json)
+    study = study_path("naive line", line, landscape, points=points, seed=seed, progress=shown)
     if path:
         write_record(study, path)
     verdict = study.barrier().verdict(tolerance)

@@ -38,11 +38,10 @@ def train(
     from isthmus.scores import scores
 
     store = FileStore(path.with_name(path.name + ".state"))
-    weights = train_task(
-        problem, seed, steps=steps, device=device, store=store, progress=bars(quiet, as_json)
-    )
+    shown = bars(quiet, as_json)
+    weights = train_task(problem, seed, steps=steps, device=device, store=store, progress=shown)
     save_weights(weights, path, {"task": problem.name, "seed": str(seed)})
     store.clear()
-    found = scores(weights, Landscape(problem, device, "keep"))
+    found = scores(weights, Landscape(problem, device, "keep"), shown)
     result = {"file": str(path), "task": problem.name, "seed": seed, "scores": found}
     emit(result, as_json, quiet, score_table([(str(path), found)]))

@@ -205,7 +205,7 @@ class _Fit:
         self, path: AbstractPath, landscape: AbstractLandscape, settings: CurveSettings, world: World
     ) -> None:
         self.path, self.landscape, self.settings, self.world = path, landscape, settings, world
-        self.name = f"curve ({path.kind})"
+        self.name = f"fitting a {path.kind}"
         self.per_epoch = landscape.steps_per_epoch(settings.batch)
         self.steps = max(1, round(settings.epochs * self.per_epoch))
         home = landscape.device

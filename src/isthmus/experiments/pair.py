@@ -25,7 +25,7 @@ from isthmus.landscape import Landscape, Task
 from isthmus.landscape.abstract import SPLITS
 from isthmus.match import match_weights
 from isthmus.path import AbstractPath, Plane, Segment, spans_plane
-from isthmus.progress import Progress, Silent
+from isthmus.progress import Progress, Silent, Titled
 from isthmus.scores import scores
 from isthmus.stepping import digest_of
 from isthmus.surfaces import Surface, scan_plane
@@ -156,22 +156,14 @@ class _Story:
     def told(self, command: str) -> PairStudy:
         """All parts, in order."""
         settings = self.settings
-        with self.progress.bar("the pair", 7) as bar:
-            bar(0, "ends")
-            ends = (self._end("A", self.a), self._end("B", self.b))
-            bar(1, "naive line")
-            lines = [self._study("naive line", Segment(self.a.weights, self.b.weights))]
-            bar(2, "matching")
-            matching = self.run.record("matching", Matching, self._matching) if settings.align else None
-            if matching:
-                bar(3, "aligned line")
-                lines.append(self._study("aligned line", Segment(self.a.weights, self.aligned)))
-            bar(4, "merges")
-            merges = tuple(self._merges())
+        ends = (self._end("A", self.a), self._end("B", self.b))
+        lines = [self._study("naive line", Segment(self.a.weights, self.b.weights))]
+        matching = self.run.record("matching", Matching, self._matching) if settings.align else None
+        if matching:
+            lines.append(self._study("aligned line", Segment(self.a.weights, self.aligned)))
+        merges = tuple(self._merges())
         curves = self._curves()
-        with self.progress.bar("the pair", 7, 6) as bar:
-            bar(6, "planes")
-            surfaces = tuple(self._planes(curves))
+        surfaces = tuple(self._planes(curves))
         paths = (*lines, *(study for _, study in curves.values()))
         return self.run.record(
             "study",
@@ -215,7 +207,7 @@ class _Story:
 
     def _end(self, name: str, given: Checkpoint) -> End:
         def measured() -> End:
-            found = scores(given.weights, self.as_saved)
+            found = scores(given.weights, self.as_saved, Titled(self.progress, name))
             return End(name, str(given.path), given.sha256, given.unwrapped, found)
 
         return self.run.record(f"end-{name.lower()}", End, measured)
@@ -227,7 +219,10 @@ class _Story:
         def measured() -> PathStudy:
             aligned = name.startswith("aligned")
             s = self.settings
-            return study_path(name, path, self.landscape, aligned, s.points, fit, s.seed, self.fanout)
+            return study_path(
+                name, path, self.landscape, aligned, s.points, fit, s.seed, self.fanout,
+                Titled(self.progress, name),
+            )  # fmt: skip
 
         return self.run.record(_slug(name), PathStudy, measured)
 
@@ -244,7 +239,7 @@ class _Story:
         def measured() -> Merge:
             file = "merged.safetensors" if keep else ""
             model = self.task.weights(self.run.weights("merged", midpoint)) if keep else midpoint()
-            return Merge(name, file, scores(model, self.as_saved))
+            return Merge(name, file, scores(model, self.as_saved, Titled(self.progress, name)))
 
         return self.run.record(_slug(name), Merge, measured)
 
@@ -271,7 +266,8 @@ class _Story:
                 seed=s.seed,
             )
             ends = (self.a.weights, far)
-            found = connector.connect(ends, self.landscape, store=store, progress=self.progress)
+            shown = Titled(self.progress, name)
+            found = connector.connect(ends, self.landscape, store=store, progress=shown)
             save_controls(found.path, folder)
             return Fit(found.history, found.outcome.value, found.steps, found.settings)
 
@@ -302,7 +298,7 @@ class _Story:
                 plane = Plane(path.ends[0], path.ends[1], bend)
                 return scan_plane(
                     plane, landscape, names=("A", far, "bend"), curve=path, curve_name=name,
-                    resolution=s.plane, fanout=self.fanout,
+                    resolution=s.plane, fanout=self.fanout, progress=Titled(self.progress, f"plane of the {name}"),
                 )  # fmt: skip
 
             yield self.run.record(f"{_slug(name)}-plane", Surface, scanned)
@@ -325,9 +321,12 @@ def study_path(
     fit: Fit | None = None,
     seed: int = 0,
     fanout: Fanout | None = None,
+    progress: Progress | None = None,
 ) -> PathStudy:
     """Profile a path on both splits and measure every barrier."""
-    profiles = tuple(profile(path, landscape, points, split, fanout=fanout) for split in SPLITS)
+    profiles = tuple(
+        profile(path, landscape, points, split, fanout=fanout, progress=progress) for split in SPLITS
+    )
     barriers = tuple(barrier(found, above, of=of, seed=seed) for found in profiles for of, above in _MEASURES)
     return PathStudy(name, path.kind, aligned, profiles, barriers, path.length, path.endpoint_distance, fit)
 

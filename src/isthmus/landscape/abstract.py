@@ -13,6 +13,7 @@ from torch import Tensor
 from isthmus.errors import SettingError
 from isthmus.fanout import Fanout, Serial
 from isthmus.landscape.task import Recipe
+from isthmus.progress import Progress
 from isthmus.weights import Weights
 
 SPLITS = ("train", "test")
@@ -71,7 +72,11 @@ class AbstractLandscape(abc.ABC):
 
     @abc.abstractmethod
     def evaluate(
-        self, points: Sequence[Weights], split: str = "test", fanout: Fanout | None = None
+        self,
+        points: Sequence[Weights],
+        split: str = "test",
+        fanout: Fanout | None = None,
+        progress: Progress | None = None,
     ) -> Evaluation:
         """Loss and error of every point on every example of a split."""
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from isthmus.fanout import Fanout
 from isthmus.landscape.abstract import AbstractLandscape, Evaluation, require_split, serial
+from isthmus.progress import Progress
 from isthmus.weights import Weights
 
 
@@ -19,22 +20,27 @@ from isthmus.weights import Weights
 class AnalyticLandscape(AbstractLandscape):
     """A function of the weight vector as a landscape with a single example.
 
-    Attributes:
-        function: differentiable, from a vector of shape (P,) to a scalar.
+        Attributes:
+            function: differentiable, from a vector of shape (P,) to a scalar.
 
-    Example:
-        >>> import torch
-        >>> from isthmus.weights import Weights
-        >>> well = AnalyticLandscape(lambda x: (x.square() - 1).square().sum())
-        >>> top = Weights.from_state_dict({"x": torch.zeros(1)})
-        >>> well.evaluate([top]).mean_loss.item()
-        1.0
+        Example:
+            >>> import torch
+            >>> from isthmus.progress import Progress
+    from isthmus.weights import Weights
+            >>> well = AnalyticLandscape(lambda x: (x.square() - 1).square().sum())
+            >>> top = Weights.from_state_dict({"x": torch.zeros(1)})
+            >>> well.evaluate([top]).mean_loss.item()
+            1.0
     """
 
     function: Callable[[Tensor], Tensor]
 
     def evaluate(
-        self, points: Sequence[Weights], split: str = "test", fanout: Fanout | None = None
+        self,
+        points: Sequence[Weights],
+        split: str = "test",
+        fanout: Fanout | None = None,
+        progress: Progress | None = None,
     ) -> Evaluation:
         """The function at every point; the error is zero throughout."""
         require_split(split)

@@ -20,6 +20,7 @@ from isthmus.landscape.dataset import Batch, batch_size, to_device
 from isthmus.landscape.task import Recipe, Task, default_loss, target_of
 from isthmus.network import Network
 from isthmus.path import AbstractPath, PathPoints
+from isthmus.progress import Progress, Silent
 from isthmus.repair.batchnorm import BatchNormPolicy, batchnorm_layers, recalibrate
 from isthmus.seeds import seed_default
 from isthmus.weights import Weights
@@ -77,7 +78,11 @@ class Landscape(AbstractLandscape):
         return self.batchnorm.value if batchnorm_layers(self.network.module) else "none"
 
     def evaluate(
-        self, points: Sequence[Weights], split: str = "test", fanout: Fanout | None = None
+        self,
+        points: Sequence[Weights],
+        split: str = "test",
+        fanout: Fanout | None = None,
+        progress: Progress | None = None,
     ) -> Evaluation:
         """Loss and error of every point on every example of a split.
 
@@ -86,6 +91,7 @@ class Landscape(AbstractLandscape):
                 that carry no buffers need a path to take them from.
             split: "train" or "test".
             fanout: spreads the points; each piece reads the data by itself.
+            progress: shows how many points are done; silent by default, and where the points are spread.
 
         Returns:
             Tensors of shape (points, examples) on the CPU.
@@ -94,7 +100,8 @@ class Landscape(AbstractLandscape):
         if not len(points):
             raise SettingError("there are no points to evaluate; give at least one")
         runner = serial(fanout)
-        pieces = runner.map(lambda piece: self._evaluate(piece, split), _pieces(points, runner))
+        shown = progress if progress is not None and runner.workers == 1 else Silent()
+        pieces = runner.map(lambda piece: self._evaluate(piece, split, shown), _pieces(points, runner))
         return Evaluation(
             torch.cat([loss for loss, _ in pieces]),
             torch.cat([error for _, error in pieces]),
@@ -102,14 +109,15 @@ class Landscape(AbstractLandscape):
             self.policy,
         )
 
-    def _evaluate(self, points: Sequence[Weights], split: str) -> tuple[Tensor, Tensor]:
+    def _evaluate(self, points: Sequence[Weights], split: str, progress: Progress) -> tuple[Tensor, Tensor]:
         """Loss and error, a chunk of the data at a time, every point on each chunk."""
+        chunks = enumerate(self.task.split(split).chunks(self.batch, self.limit), start=1)
         buffers: list[Mapping[str, Tensor]] = []
         losses: list[list[Tensor]] = [[] for _ in range(len(points))]
         errors: list[list[Tensor]] = [[] for _ in range(len(points))]
-        for chunk in self.task.split(split).chunks(self.batch, self.limit):
+        for number, chunk in chunks:
             batches = [to_device(batch, self.network.device) for batch in chunk]
-            for index in range(len(points)):
+            for index in _counted(len(points), progress, split, number):
                 point = points[index].to(self.network.device)
                 with torch.no_grad(), self.network.at(point) as module:
                     if len(buffers) == index:
@@ -210,6 +218,16 @@ class Landscape(AbstractLandscape):
     def steps_per_epoch(self, batch: int) -> int:
         """Full batches in the training split."""
         return self.task.split("train").steps_per_epoch(batch)
+
+
+def _counted(total: int, progress: Progress, split: str, chunk: int) -> Iterator[int]:
+    """The numbers of the points, with a bar; a loader's later chunks of data are told apart."""
+    with progress.bar(
+        f"points on {split}" + (f", part {chunk} of the data" if chunk > 1 else ""), total
+    ) as bar:
+        for index in range(total):
+            yield index
+            bar(index + 1)
 
 
 def _pieces(points: Sequence[Weights], fanout: Fanout) -> list[Sequence[Weights]]:
