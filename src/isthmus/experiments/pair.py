@@ -288,18 +288,21 @@ class _Story:
         )
         for name, (path, _) in curves.items():
             far = "π(B)" if name.startswith("aligned") else "B"
-            bend = path.controls[len(path.controls) // 2]
-            if not spans_plane(*path.ends, bend):
+            if not spans_plane(*path.ends, path.controls[len(path.controls) // 2]):
                 continue
 
-            def scanned(
-                path: AbstractPath = path, far: str = far, bend: Weights = bend, name: str = name
-            ) -> Surface:
-                plane = Plane(path.ends[0], path.ends[1], bend)
+            def scanned(path: AbstractPath = path, far: str = far, name: str = name) -> Surface:
+                bend = path.controls[len(path.controls) // 2]
                 return scan_plane(
-                    plane, landscape, names=("A", far, "bend"), curve=path, curve_name=name,
-                    resolution=s.plane, fanout=self.fanout, progress=Titled(self.progress, f"plane of the {name}"),
-                )  # fmt: skip
+                    Plane(*path.ends, bend),
+                    landscape,
+                    names=("A", far, "bend"),
+                    curve=path,
+                    curve_name=name,
+                    resolution=s.plane,
+                    fanout=self.fanout,
+                    progress=Titled(self.progress, f"plane of the {name}"),
+                )
 
             yield self.run.record(f"{_slug(name)}-plane", Surface, scanned)
 

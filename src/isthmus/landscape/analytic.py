@@ -20,17 +20,16 @@ from isthmus.weights import Weights
 class AnalyticLandscape(AbstractLandscape):
     """A function of the weight vector as a landscape with a single example.
 
-        Attributes:
-            function: differentiable, from a vector of shape (P,) to a scalar.
+    Attributes:
+        function: differentiable, from a vector of shape (P,) to a scalar.
 
-        Example:
-            >>> import torch
-            >>> from isthmus.progress import Progress
-    from isthmus.weights import Weights
-            >>> well = AnalyticLandscape(lambda x: (x.square() - 1).square().sum())
-            >>> top = Weights.from_state_dict({"x": torch.zeros(1)})
-            >>> well.evaluate([top]).mean_loss.item()
-            1.0
+    Example:
+        >>> import torch
+        >>> from isthmus.weights import Weights
+        >>> well = AnalyticLandscape(lambda x: (x.square() - 1).square().sum())
+        >>> top = Weights.from_state_dict({"x": torch.zeros(1)})
+        >>> well.evaluate([top]).mean_loss.item()
+        1.0
     """
 
     function: Callable[[Tensor], Tensor]
