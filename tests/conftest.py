@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from isthmus import Recipe, Task, Weights
+from isthmus.io.state import FileStore
 
 torch.set_num_threads(1)
 
@@ -52,6 +53,24 @@ def image_task() -> Task:
     x = torch.randn(70, 1, 4, 4, generator=generator) + 2
     y = (x.mean(dim=(1, 2, 3)) > 2).long()
     return Task(model=Convolutional, train=(x, y), test=(x[:30], y[:30]), recipe=Recipe(epochs=2, batch=16))
+
+
+class Killed(Exception):
+    """What `Killer` raises."""
+
+
+class Killer(FileStore):
+    """A store that saves the state every so many steps, and then dies."""
+
+    def __init__(self, path: Path, after: int, every: int = 1) -> None:
+        super().__init__(path)
+        self.steps, self.after, self.period = 0, after, every
+
+    def due(self) -> bool:
+        self.steps += 1
+        if self.steps == self.after:
+            raise Killed
+        return self.steps % self.period == 0
 
 
 def random_weights(layout_of: Weights, seed: int) -> Weights:

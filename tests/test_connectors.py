@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from conftest import Killed, Killer
 from isthmus import AnalyticLandscape, CurveConnector, Landscape, Segment, Weights, barrier, profile, train
 from isthmus.connect import AbstractConnector, Outcome
 from isthmus.errors import SettingError
@@ -48,21 +49,9 @@ def test_the_same_seed_gives_the_same_path_whatever_the_callers_randomness(conne
 
 
 def test_a_kill_changes_nothing(connector, ends, task, tmp_path) -> None:
-    class Killed(Exception):
-        pass
-
-    class Killer(FileStore):
-        left = 40
-
-        def due(self) -> bool:
-            self.left -= 1
-            if self.left == 0:
-                raise Killed
-            return self.left % 7 == 0
-
     whole = connector.connect(ends, Landscape(task))
     with pytest.raises(Killed):
-        connector.connect(ends, Landscape(task), store=Killer(tmp_path / "state"))
+        connector.connect(ends, Landscape(task), store=Killer(tmp_path / "state", after=40, every=7))
     resumed = connector.connect(ends, Landscape(task), store=FileStore(tmp_path / "state"))
     assert all(x.equal(y) for x, y in zip(resumed.path.controls, whole.path.controls, strict=True))
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
-from conftest import mlp, random_weights
+from conftest import Killed, Killer, mlp, random_weights
 from isthmus import (
     AnalyticLandscape,
     Bezier,
@@ -109,24 +109,9 @@ def test_a_fit_resumes_to_the_identical_curve(task: Task, pair, tmp_path) -> Non
     start, land = Bezier.between(*pair), Landscape(task)
     whole = fit_curve(start, land, steps=40, seed=7)
 
-    class Killed(Exception):
-        pass
-
-    class Killer(FileStore):
-        saves = 0
-
-        def due(self) -> bool:
-            if self.saves == 13:
-                raise Killed
-            return True
-
-        def save(self, *arguments) -> None:
-            self.saves += 1
-            super().save(*arguments)
-
     path = tmp_path / "state.safetensors"
     with pytest.raises(Killed):
-        fit_curve(start, land, steps=40, seed=7, store=Killer(path))
+        fit_curve(start, land, steps=40, seed=7, store=Killer(path, after=14))
     torch.manual_seed(123)
     resumed = fit_curve(start, land, steps=40, seed=7, store=FileStore(path))
     assert resumed.path.controls[1].equal(whole.path.controls[1])

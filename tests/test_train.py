@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
-from conftest import blobs, mlp
+from conftest import Killed, Killer, blobs, mlp
 from isthmus import Landscape, Recipe, Task, Weights, scores, train
 from isthmus.errors import SettingError, TaskError
 from isthmus.io.state import FileStore
@@ -47,21 +47,9 @@ def test_seeds(image_task: Task) -> None:
 def test_an_interrupted_training_resumes_to_equal_bits(image_task: Task, tmp_path) -> None:
     whole = train(image_task, 1)
 
-    class Killed(Exception):
-        pass
-
-    class Killer(FileStore):
-        left = 5
-
-        def due(self) -> bool:
-            self.left -= 1
-            if self.left == 0:
-                raise Killed
-            return True
-
     path = tmp_path / "state"
     with pytest.raises(Killed):
-        train(image_task, 1, store=Killer(path))
+        train(image_task, 1, store=Killer(path, after=5))
     torch.manual_seed(9)
     assert train(image_task, 1, store=FileStore(path)).equal(whole)
 

@@ -29,6 +29,7 @@ from .landscape import Evaluation as Evaluation
 from .landscape import Landscape as Landscape
 from .landscape import Recipe as Recipe
 from .landscape import Task as Task
+from .layout import Layout as Layout
 from .match import match_weights as match_weights
 from .path import Bezier as Bezier
 from .path import Chain as Chain
@@ -44,6 +45,5 @@ from .surfaces import scan_plane as scan_plane
 from .symmetry import Alignment as Alignment
 from .symmetry import Symmetry as Symmetry
 from .symmetry import discover as discover
-from .weights import Layout as Layout
 from .weights import Weights as Weights
 from .weights import combine as combine

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.errors import LayoutError
-from isthmus.weights import Layout, Weights
+from isthmus.layout import Layout
+from isthmus.weights import Weights
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from isthmus.errors import SymmetryError, SymmetryWarning
+from isthmus.layout import Layout
 from isthmus.network import Network
 from isthmus.symmetry import axes as assembly
 from isthmus.symmetry import verify as proof
@@ -22,7 +23,7 @@ from isthmus.symmetry.labels import Label, along, along_blocks, constant, of_con
 from isthmus.symmetry.orbits import solve
 from isthmus.symmetry.rules import IGNORED, RULES, Call, Result, Rule, unknown
 from isthmus.symmetry.units import Units
-from isthmus.weights import Layout, Weights
+from isthmus.weights import Weights
 
 _NORMS = ("batch_norm", "instance_norm")
 _FOLDED = 1 << 24

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.errors import SymmetryError
+from isthmus.layout import Layout, describe_difference
 from isthmus.symmetry import action, storage
 from isthmus.symmetry.action import Axis, Place
 from isthmus.symmetry.verify import Verification
-from isthmus.weights import Layout, Weights, describe_difference
+from isthmus.weights import Weights
 
 if TYPE_CHECKING:
     from isthmus.symmetry.export import Inputs

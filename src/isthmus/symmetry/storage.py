@@ -16,9 +16,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from isthmus.errors import SymmetryError
+from isthmus.layout import Layout
 from isthmus.symmetry.action import Axis, Place
 from isthmus.symmetry.verify import Control, Verification
-from isthmus.weights import Layout
 
 if TYPE_CHECKING:
     from isthmus.symmetry.group import Symmetry
