@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.testing import assert_close
 
+from isthmus.atomic import atomic_path, write_bytes_atomic, write_text_atomic
 from isthmus.errors import CheckpointError, IsthmusError, LayoutError, SettingError
-from isthmus.io.atomic import atomic_path, write_bytes_atomic, write_text_atomic
 from isthmus.io.checkpoints import load_weights, read_checkpoint, save_weights
 from isthmus.network import Network
 from isthmus.weights import Weights

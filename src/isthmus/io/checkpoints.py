@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from isthmus.atomic import atomic_path
 from isthmus.errors import CheckpointError, LayoutError, SettingError
-from isthmus.io.atomic import atomic_path
 from isthmus.io.tensorfiles import Contents, parse_json, read_contents
 from isthmus.io.unwrap import State, unwrap
 from isthmus.network import Network

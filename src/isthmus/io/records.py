@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from isthmus.atomic import write_bytes_atomic, write_text_atomic
 from isthmus.errors import RunError
-from isthmus.io.atomic import write_bytes_atomic, write_text_atomic
 
 _TENSOR = "$tensor"
 _INFINITIES = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}

@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
+from isthmus.atomic import write_text_atomic
 from isthmus.errors import RunError
-from isthmus.io.atomic import write_text_atomic
 from isthmus.io.checkpoints import load_weights, save_weights
 from isthmus.io.records import read_record, write_record
 from isthmus.io.state import FileStore

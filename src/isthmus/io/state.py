@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from isthmus.atomic import write_bytes_atomic
 from isthmus.errors import RunError
-from isthmus.io.atomic import write_bytes_atomic
 
 
 class Store(Protocol):

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from isthmus.atomic import write_bytes_atomic
 from isthmus.errors import MissingDependencyError, SettingError
 from isthmus.experiments.records import PairStudy
-from isthmus.io.atomic import write_bytes_atomic
 
 if TYPE_CHECKING:
     from isthmus.report.drawing import NamedFigure

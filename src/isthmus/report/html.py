@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from isthmus.atomic import write_text_atomic
 from isthmus.errors import SettingError
 from isthmus.experiments.records import PairStudy
-from isthmus.io.atomic import write_text_atomic
 from isthmus.report.formats import interval, percent
 from isthmus.report.sentences import (
     CAVEAT,
