@@ -1,5 +1,10 @@
 """Evaluations against a plain loop, on tensors, mappings and loaders; batch-norm policies."""
 
+import functools
+import pickle
+import random
+
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -8,7 +13,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 
 from conftest import Convolutional, blobs, mlp, random_weights
-from isthmus import AnalyticLandscape, Bezier, Landscape, Segment, Task, Weights
+from isthmus import AnalyticLandscape, Bezier, Landscape, Plane, Recipe, Segment, Task, Weights
 from isthmus.errors import DataError, SettingError, TaskError
 from isthmus.landscape import LoaderExamples, TensorExamples
 from isthmus.repair.batchnorm import recalibrate
@@ -237,3 +242,91 @@ def test_building_is_seeded_and_leaves_the_global_generator_alone(task: Task) ->
     instance = Task(model=given, train=task.train, test=task.test)
     assert Weights.from_module(instance.build(4)).equal(Weights.from_module(instance.build(4)))
     assert not Weights.from_module(instance.build(4)).equal(Weights.from_module(given))
+
+
+def test_samplers_and_transforms_with_generators_of_their_own_are_reproducible() -> None:
+    class Noisy(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 24
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            noise = random.random() + numpy.random.rand() + float(torch.rand(()))
+            return torch.tensor([float(index), noise]), index % 3
+
+    sampler = torch.utils.data.RandomSampler(range(24), generator=torch.Generator())
+    examples = LoaderExamples(DataLoader(Noisy(), batch_size=8, sampler=sampler))
+    random.seed(1)
+    state = random.getstate()
+    first = [b[0] for chunk in examples.chunks(8) for b in chunk]
+    second = [b[0] for chunk in examples.chunks(8) for b in chunk]
+    assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+    assert random.getstate() == state
+    assert (
+        examples.fingerprint == LoaderExamples(DataLoader(Noisy(), batch_size=8, sampler=sampler)).fingerprint
+    )
+
+
+def test_off_the_path_no_variance_is_negative(image_task: Task) -> None:
+    a, b = points(image_task, 2)
+    third = random_weights(a, 3)
+    for policy in ("interpolate", "keep"):
+        land = Landscape(image_task, batchnorm=policy)
+        far = Plane(a, b, third).at(torch.tensor([[-5.0, 40.0], [30.0, -3.0]]))
+        for index in range(2):
+            assert bool((land.settled(far, index).buffers["bn.running_var"] >= 0).all())
+
+
+def test_regression_asks_for_loss_and_error(task: Task) -> None:
+    x = task.train[0]
+    target = x[:, :3].clone()
+    weights = points(task, 1)
+    bare = Task(model=mlp, train=(x, target), test=(x, target))
+    with pytest.raises(TaskError, match="the default loss is for classification"):
+        Landscape(bare).evaluate(weights)
+
+    def squares(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return (output - target).square().mean(1)
+
+    half = Task(model=mlp, train=(x, target), test=(x, target), loss=squares)
+    with pytest.raises(TaskError, match="the default error is for classification"):
+        Landscape(half).evaluate(weights)
+    off = Task(
+        model=mlp,
+        train=(x, target),
+        test=(x, target),
+        loss=squares,
+        error=lambda o, t: (squares(o, t) > 1).float(),
+    )
+    assert Landscape(off).evaluate(weights).mean_loss > 0
+
+
+def test_labels_out_of_range_are_named(task: Task) -> None:
+    wrong = Task(model=mlp, train=task.train, test=(task.test[0], task.test[1] + 5))
+    with pytest.raises(DataError, match=r"values 5 to 7"):
+        Landscape(wrong).evaluate(points(task, 1))
+
+
+def test_a_used_landscape_can_be_sent_to_a_worker(image_task: Task) -> None:
+    land = Landscape(Task(model=Convolutional, train=image_task.train, test=image_task.test))
+    a, b = points(image_task, 2)
+    found = land.evaluate(Segment(a, b).at(torch.tensor([0.5])))
+    again = pickle.loads(pickle.dumps(land)).evaluate(Segment(a, b).at(torch.tensor([0.5])))
+    assert torch.equal(found.loss, again.loss)
+
+
+def test_identity_sees_data_recipe_model_and_code(task: Task) -> None:
+    def other(**changes: object) -> dict:
+        given = {"model": mlp, "train": task.train, "test": task.test, "recipe": task.recipe, **changes}
+        return Task(**given).identity
+
+    assert other() == task.identity
+    assert other(train=blobs(256, 3)) != task.identity
+    assert other(recipe=Recipe(epochs=7)) != task.identity
+    assert other(model=lambda: nn.Sequential(nn.Linear(8, 3))) != task.identity
+    one, two = (
+        other(loss=lambda o, t, k=k: k * functional.cross_entropy(o, t, reduction="none")) for k in (1, 2)
+    )
+    assert one != two
+    assert other(loss=lambda o, t: o.sum(1)) != other(loss=lambda o, t: o.sum(1) + 1)
+    partials = [Recipe(augment=functools.partial(torch.add, other=k)) for k in (1, 1, 2)]
+    assert other(recipe=partials[0]) == other(recipe=partials[1]) != other(recipe=partials[2])

@@ -99,3 +99,51 @@ def test_other_weights_are_refused() -> None:
     other = Weights.from_module(nn.Linear(2, 3))
     with pytest.raises(LayoutError, match="do not fit Linear"), network.at(other):
         pass
+
+
+def test_parts_that_the_user_froze_stay_in_evaluation_mode() -> None:
+    module = Convolutional().train()
+    module.bn.eval()
+    network = Network(module)
+    vector = network.reference.vector.clone()
+    with network.bound(vector, torch.zeros_like(vector), {}) as binding:
+        assert binding.module.training
+        assert binding.module.drop.training
+        assert not binding.module.bn.training
+    all_off = Network(Convolutional().eval())
+    with all_off.bound(vector, torch.zeros_like(vector), {}) as binding:
+        assert binding.module.bn.training, "a model that was saved in evaluation mode is trained all the same"
+
+
+def test_a_network_is_at_one_point_at_a_time() -> None:
+    network = Network(nn.Linear(2, 2))
+    with network.at(network.reference), pytest.raises(RuntimeError, match="use another Network"):  # noqa: SIM117
+        with network.at(network.reference):
+            pass
+    with network.at(network.reference):
+        pass
+
+
+def test_buffers_that_no_checkpoint_holds_are_put_back() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+            self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen += 1
+            return self.layer(x) + self.seen
+
+    network = Network(Counting())
+    for _ in range(2):
+        with torch.no_grad(), network.at(network.reference) as module:
+            first = module(torch.zeros(1, 2))
+            assert torch.equal(first, network.reference["layer.bias"][None] + 1)
+
+
+def test_a_module_that_cannot_be_copied_is_refused() -> None:
+    module = nn.Linear(2, 2)
+    module.cache = module(torch.ones(1, 2))
+    with pytest.raises(LayoutError, match="cannot be copied"):
+        Network(module)

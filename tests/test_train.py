@@ -7,8 +7,8 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from conftest import Killed, Killer, blobs, mlp
-from isthmus import Landscape, Recipe, Task, Weights, scores, train
-from isthmus.errors import SettingError, TaskError
+from isthmus import Landscape, Recipe, Task, Weights, load_weights, save_weights, scores, train
+from isthmus.errors import RunError, SettingError, TaskError
 from isthmus.io.state import FileStore
 
 
@@ -98,3 +98,25 @@ def test_refusals(task: Task) -> None:
 
     with pytest.raises(TaskError, match="a function that builds the model"):
         train(Task(model=Bare(), train=task.train, test=task.test), 0)
+
+
+def test_a_state_of_another_loss_or_data_is_refused(task: Task, tmp_path) -> None:
+    def doubled(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return 2 * functional.cross_entropy(output, target, reduction="none")
+
+    with pytest.raises(Killed):
+        train(task, 1, store=Killer(tmp_path / "state", after=4))
+    for change in ({"loss": doubled}, {"train": blobs(256, 9)}):
+        given = {"model": mlp, "train": task.train, "test": task.test, "recipe": task.recipe, **change}
+        with pytest.raises(RunError, match="belongs to other settings"):
+            train(Task(**given), 1, store=FileStore(tmp_path / "state"))
+
+
+def test_narrow_dtypes_come_back_as_they_are_saved(task: Task, tmp_path) -> None:
+    def build() -> nn.Module:
+        return mlp().to(torch.bfloat16)
+
+    x, y = task.train
+    narrow = Task(model=build, train=(x.bfloat16(), y), test=(x.bfloat16(), y), recipe=task.recipe)
+    weights = train(narrow, 1, steps=5)
+    assert load_weights(save_weights(weights, tmp_path / "w.safetensors")).equal(weights)

@@ -123,7 +123,9 @@ class Barrier:
     kind: str
 
     def verdict(self, tolerance: float = 0.02) -> Verdict:
-        """What the interval says at a tolerance: see `Verdict`."""
+        """What the interval says at a tolerance above 0: see `Verdict`."""
+        if not tolerance > 0:
+            raise SettingError(f"the tolerance must be above 0, got {tolerance}")
         if math.isnan(self.low) or math.isnan(self.high):
             return Verdict.UNDECIDED
         if self.high < tolerance:
@@ -206,21 +208,27 @@ def barrier(
     above="chord": max_t [L(θ(t)) − (1 − t) L(θ(0)) − t L(θ(1))]
 
     The examples are resampled, the same resample for all points (they are paired), and the maximum is taken
-    anew in each. The ends are on the grid, so a barrier above the chord is never negative, and one above the
-    mean is at least half the ends' difference. Limits: a maximum over noisy points is biased upward, the
-    more the more points and the fewer examples; where no example tells any two points apart (error 0
-    everywhere, say) the interval has no width, and only `examples` says how much that is worth.
+    anew in each. A maximum over noisy points is biased upward, and a resample's maximum twice over; so the
+    interval is the *basic* one, reflected at the height, [2h − q_high, 2h − q_low] of the resamples'
+    quantiles, which takes the bias out, cut off at 0 (the ends are on the grid, so no barrier is negative)
+    and widened, where need be, to hold the height itself.
+
+    Limits: the height keeps the upward bias, the more the more points and the fewer examples. Where the
+    path is flat and the points are little correlated the interval holds the truth less often than it says:
+    85 to 94 % of the time instead of 95 % in the settings that `tests/test_barriers.py` measures. Where no example tells any two points apart (error 0
+    everywhere, say) the interval has no width, and only `examples` says how much that is worth. An infinite
+    loss inside the path gives an infinite barrier; at an end, one that is not a number.
 
     Args:
         profile: from `profile`.
         above: what the height is measured above.
         of: "loss" or "error".
-        level: coverage of the percentile interval, in (0, 1).
+        level: nominal coverage of the interval, in (0, 1).
         resamples: bootstrap resamples.
         seed: of the resampling.
 
     Source: Frankle et al. 2020, arXiv 1912.05671, section 2 (mean); Entezari et al. 2022, arXiv 2110.06296,
-    definition 2.1 (chord). The interval is ours.
+    definition 2.1 (chord); Davison & Hinkley 1997, Bootstrap Methods, section 5.2 (basic interval).
     """
     if above not in ("mean", "chord") or of not in ("loss", "error"):
         raise SettingError(f"expected above='mean'|'chord' and of='loss'|'error', got {above!r} and {of!r}")
@@ -233,7 +241,7 @@ def barrier(
     height, where = rises.max(dim=0)
     draws = _rises(_resampled_means(each, resamples, seed), profile.t, above).max(dim=1).values
     tail = (1 - level) / 2
-    low, high = _quantile(draws, tail), _quantile(draws, 1 - tail)
+    low, high = _reflected(float(height), _quantile(draws, tail), _quantile(draws, 1 - tail))
     return Barrier(
         float(height), low, high, float(profile.t[where]), of, above, profile.split,
         profile.evaluation.examples, len(profile.t), level, profile.kind,
@@ -268,9 +276,16 @@ def _resampled_means(each: Tensor, resamples: int, seed: int) -> Tensor:
     return torch.cat(blocks).masked_fill(infinite, math.inf)
 
 
+def _reflected(height: float, low: float, high: float) -> tuple[float, float]:
+    """The basic bootstrap interval of a height that cannot be negative, from its resamples' quantiles."""
+    if not math.isfinite(height):
+        return height, height
+    return max(0.0, min(height, 2 * height - high)), max(height, 2 * height - low)
+
+
 def _quantile(draws: Tensor, q: float) -> float:
     """A quantile without interpolation, so that infinities stay infinities."""
-    return float(draws.nan_to_num(nan=math.inf, posinf=math.inf).quantile(q, interpolation="nearest"))
+    return float(draws.quantile(q, interpolation="nearest"))
 
 
 def _around_maximum(t: Tensor, loss: Tensor) -> Tensor:

@@ -49,8 +49,13 @@ class Network:
     """A copy of a module that can be run at any weights of its layout.
 
     Args:
-        module: any module whose parameters are initialised; it is copied, and never changed.
+        module: any module whose parameters are initialised; it is copied, and never changed. Parts that it
+            keeps in evaluation mode within a module in training mode (frozen batch norm, say) stay so in
+            training.
         device: where the copy lives.
+
+    Raises:
+        LayoutError: the module cannot be copied.
 
     Attributes:
         module: the copy. At rest it holds `reference` and is in evaluation mode.
@@ -58,15 +63,19 @@ class Network:
     """
 
     def __init__(self, module: nn.Module, device: torch.device | str = "cpu") -> None:
-        self.module = copy.deepcopy(module).to(device).eval()
+        self.module = _copied(module).to(device)
+        self._training = {part: part.training or not module.training for part in self.module.modules()}
+        self.module.eval()
         self.reference = Weights.from_module(self.module)
         self.device = torch.device(device)
         named = dict(self.module.named_parameters())
         self._parameters = [named[name] for name in self.layout.names]
         self._frozen = [i for i, p in enumerate(self._parameters) if not p.requires_grad]
-        own = dict(self.module.named_buffers(remove_duplicate=False)) | named
-        self._beside = {name: own[name] for name in self.reference.buffers}
+        beside = dict(self.module.named_buffers(remove_duplicate=False)) | named
+        self._beside = {name: own for name, own in beside.items() if name not in self.layout.index}
+        self._resting = {name: own.detach().clone() for name, own in self._beside.items()}
         self._own = [parameter.data for parameter in self._parameters]
+        self._busy = False
 
     @property
     def layout(self) -> Layout:
@@ -84,6 +93,7 @@ class Network:
             LayoutError: the weights have another layout.
         """
         self._require(weights)
+        self._enter()
         try:
             self._point(weights.vector)
             self.set_buffers(weights.buffers)
@@ -100,11 +110,13 @@ class Network:
             gradient: shape (P,); backward *adds* to it, so set it first (to zero, or to a decay term).
             buffers: what the module's buffers start from.
         """
+        self._enter()
         try:
             self._point(vector)
             self.set_buffers(buffers)
             self._point_gradients(gradient)
-            self.module.train()
+            for part, flag in self._training.items():
+                part.training = flag
             yield Binding(self.module, vector, gradient, self)
         finally:
             self._restore()
@@ -116,14 +128,20 @@ class Network:
         return [slice(start[i], start[i] + size[i]) for i in self._frozen]
 
     def set_buffers(self, buffers: Mapping[str, Tensor]) -> None:
-        """Copy these values into the module's buffers; a buffer not named gets its reference value."""
+        """Copy these values into the module's buffers; a buffer not named gets the value it came with."""
         with torch.no_grad():
             for name, own in self._beside.items():
-                own.copy_(buffers.get(name, self.reference.buffers[name]))
+                own.copy_(buffers.get(name, self._resting[name]))
 
     def buffers(self) -> dict[str, Tensor]:
-        """A copy of the present values of the module's buffers."""
+        """A copy of the present values of the module's buffers, those that no checkpoint holds too."""
         return {name: own.detach().clone() for name, own in self._beside.items()}
+
+    def _enter(self) -> None:
+        """A network is at one point at a time: two at once would overwrite each other."""
+        if self._busy:
+            raise RuntimeError("this network is in use at other weights; use another Network beside it")
+        self._busy = True
 
     def _require(self, weights: Weights) -> None:
         if weights.layout is self.layout or weights.layout == self.layout:
@@ -170,3 +188,15 @@ class Network:
             self._load(self.reference.vector)
         self.set_buffers({})
         self.module.eval()
+        self._busy = False
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy that shares nothing with the module."""
+    try:
+        return copy.deepcopy(module)
+    except (RuntimeError, TypeError) as error:
+        raise LayoutError(
+            f"the module {type(module).__name__} cannot be copied ({error}); give a function that builds it, "
+            "or a module that holds no results of a computation"
+        ) from error

@@ -6,8 +6,6 @@ after k. So it may be killed anywhere and resumed from the last saved state to t
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -95,29 +93,31 @@ def take_steps(
                 history.append(total / ((step - 1) % procedure.per_epoch + 1))
                 total = 0.0
             bar(step, f"loss {loss:.4f}")
-            if store.due():
+            if finite and store.due():
                 store.save(identity, procedure.tensors(), _fields(step, total, history))
     return Course(step, finite, torch.tensor(history, dtype=torch.float64))
 
 
-def digest_of(*parts: object) -> str:
-    """A SHA-256 of plain values: the identity of a procedure or a run.
-
-    Example:
-        >>> digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
-        True
-    """
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def share_of(batch: Any, world: World) -> Any:
-    """This rank's share of a batch: every `size`-th example, from `rank` on."""
+    """This rank's share of a batch: every `size`-th example, from `rank` on.
+
+    All shares have one size, so that the mean of their gradients is the gradient of their mean; up to
+    `size` − 1 examples at the end of a batch are left out for that.
+    """
     if world.size == 1:
         return batch
+
+    def share(tensor: Tensor) -> Tensor:
+        return tensor[: len(tensor) - len(tensor) % world.size][world.rank :: world.size]
+
     if isinstance(batch, Mapping):
-        return {name: tensor[world.rank :: world.size] for name, tensor in batch.items()}
-    return tuple(tensor[world.rank :: world.size] for tensor in batch)
+        return {name: share(tensor) for name, tensor in batch.items()}
+    return tuple(share(tensor) for tensor in batch)
+
+
+def common_loss(loss: float, world: World) -> float:
+    """The mean loss of all ranks, so that all of them stop at the same step."""
+    return loss if world.size == 1 else float(world.mean(torch.tensor(loss)))
 
 
 def _fields(step: int, total: float, history: list[float]) -> dict[str, Any]:

@@ -74,7 +74,8 @@ def scan_plane(
         names: of the three models, in the plane's order.
         curve: a path to draw over it; points off the plane are projected, and the largest gap is kept.
         curve_name: what to call it.
-        resolution: nodes along the longer side; at least 3. The grid's cells are square.
+        resolution: nodes along the longer side; at least 3. The grid's cells are square but for
+            rounding; the shorter side has at least 3 nodes.
         margin: added on every side, as a share of the extent.
         split: "train" or "test".
         fanout: spreads the nodes.

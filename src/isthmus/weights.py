@@ -280,6 +280,15 @@ class Weights(Mapping[str, Tensor]):
 
     # -- values ---------------------------------------------------------------------------------
 
+    def rounded(self) -> Weights:
+        """The coordinates as their owner's dtypes hold them: what a checkpoint gives back."""
+        if self.layout.uniform:
+            return self
+        vector = torch.empty_like(self.vector)
+        for position, name in enumerate(self.layout.names):
+            self.layout.view(vector, position).copy_(self[name].to(self.layout.dtypes[position]))
+        return Weights(self.layout, vector, self.buffers)
+
     def with_buffers(self, buffers: Mapping[str, Tensor]) -> Weights:
         """The same coordinates with these buffers beside them."""
         return replace(self, buffers=buffers)

@@ -20,6 +20,7 @@ from isthmus.cli.options import (
     Tolerance,
 )
 from isthmus.cli.session import bars, emit, guarded, limit, new_file, open_checkpoint, open_task
+from isthmus.errors import SettingError
 
 
 @guarded
@@ -44,6 +45,8 @@ def barrier(
 
     With --out FILE.json the whole profile is kept as a record.
     """
+    if not 0 < tolerance < 1:
+        raise SettingError(f"the tolerance is a share of examples between 0 and 1, got {tolerance}")
     path = new_file(out, "", force) if out else None
     problem = open_task(task, data, device)
     one, two = open_checkpoint(a, problem), open_checkpoint(b, problem)

@@ -28,9 +28,9 @@ def demo(
     problem = open_task(task, data, device)
     from isthmus.experiments.pair import PairSettings
     from isthmus.experiments.train import train
+    from isthmus.identity import digest_of
     from isthmus.io.checkpoints import save_weights
     from isthmus.io.runs import Run
-    from isthmus.stepping import digest_of
 
     settings = PairSettings(seed=seed, device=device, plane=41, plane_examples=600)
     progress = bars(quiet, as_json)
@@ -38,8 +38,7 @@ def demo(
     about = {
         "isthmus": version("isthmus"),
         "task": problem.name,
-        "data": digest_of(problem.split("train").fingerprint, problem.split("test").fingerprint),
-        "recipe": digest_of(problem.recipe.describe()),
+        **{name: digest_of(part) for name, part in problem.identity.items()},
         "seeds": trained,
         "settings": digest_of(vars(settings)),
     }

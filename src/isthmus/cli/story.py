@@ -30,8 +30,8 @@ def tell(
 ) -> None:
     """Study two checkpoint files in a run folder of their own, and print what came out."""
     from isthmus.experiments.pair import PairSettings, pair_identity
+    from isthmus.identity import digest_of
     from isthmus.io.runs import Run
-    from isthmus.stepping import digest_of
 
     settings = PairSettings(examples=limit(examples), **options)
     problem = open_task(task, data, settings.device)

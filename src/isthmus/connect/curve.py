@@ -21,12 +21,13 @@ from torch import Tensor
 from isthmus.connect.abstract import PATH_KINDS, AbstractConnector, Connection, Outcome
 from isthmus.errors import SettingError
 from isthmus.fanout import Alone, World
+from isthmus.identity import digest_of
 from isthmus.io.state import Store
 from isthmus.landscape import AbstractLandscape, Recipe
 from isthmus.path import AbstractPath
 from isthmus.progress import Progress
 from isthmus.seeds import seeded
-from isthmus.stepping import digest_of, share_of, take_steps
+from isthmus.stepping import common_loss, share_of, take_steps
 from isthmus.weights import Weights
 
 _CURVE_SHARE = 0.3
@@ -216,8 +217,9 @@ class _Fit:
 
     @property
     def identity(self) -> str:
-        """A digest of the settings and the controls that it starts from."""
-        return digest_of(_plain(self.settings, self.path), [c.digest() for c in self.path.controls])
+        """A digest of the settings, the controls that it starts from, and the landscape."""
+        controls = [control.digest() for control in self.path.controls]
+        return digest_of(_plain(self.settings, self.path), controls, self.landscape.identity)
 
     @contextmanager
     def begin(self, start: int) -> Iterator[Callable[[int], float]]:
@@ -232,7 +234,7 @@ class _Fit:
                 torch.mul(vector, self.settings.decay, out=gradient)
                 loss = slope(share_of(next(batches), self.world))
                 self._update(step, row[1:-1], self.world.mean(gradient))
-                return loss
+                return common_loss(loss, self.world)
 
             yield take
 

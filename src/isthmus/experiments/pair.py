@@ -19,6 +19,7 @@ from isthmus.connect.abstract import PATH_KINDS, load_controls, save_controls
 from isthmus.errors import SettingError
 from isthmus.experiments.records import AxisRow, End, Fit, Matching, Merge, PairStudy, PathStudy
 from isthmus.fanout import Fanout, Serial
+from isthmus.identity import digest_of
 from isthmus.io.checkpoints import Checkpoint
 from isthmus.io.runs import Run
 from isthmus.landscape import Landscape, Task
@@ -27,7 +28,6 @@ from isthmus.match import match_weights
 from isthmus.path import AbstractPath, Plane, Segment, spans_plane
 from isthmus.progress import Progress, Silent, Titled
 from isthmus.scores import scores
-from isthmus.stepping import digest_of
 from isthmus.surfaces import Surface, scan_plane
 from isthmus.symmetry import Alignment, Symmetry, discover
 from isthmus.weights import Weights
@@ -128,11 +128,9 @@ def study_pair(
 
 def pair_identity(task: Task, a: Checkpoint, b: Checkpoint, settings: PairSettings) -> dict[str, object]:
     """All that determines the results of `study_pair`: what a run of it is named by."""
-    data = {split: task.split(split).fingerprint for split in SPLITS}
     return {
         "task": task.name,
-        "data": digest_of(data),
-        "recipe": digest_of(task.recipe.describe()),
+        **{name: digest_of(part) for name, part in task.identity.items()},
         "A": a.sha256,
         "B": b.sha256,
         "isthmus": version("isthmus"),
@@ -157,10 +155,11 @@ class _Story:
         """All parts, in order."""
         settings = self.settings
         ends = (self._end("A", self.a), self._end("B", self.b))
-        lines = [self._study("naive line", Segment(self.a.weights, self.b.weights))]
+        lines = [self._study("naive line", Segment(self.a.weights, self.b.weights), aligned=False)]
         matching = self.run.record("matching", Matching, self._matching) if settings.align else None
         if matching:
-            lines.append(self._study("aligned line", Segment(self.a.weights, self.aligned)))
+            line = Segment(self.a.weights, self.aligned)
+            lines.append(self._study("aligned line", line, aligned=True))
         merges = tuple(self._merges())
         curves = self._curves()
         surfaces = tuple(self._planes(curves))
@@ -215,9 +214,8 @@ class _Story:
     def _matching(self) -> Matching:
         return matching_record(self.a.weights, self.b.weights, self.symmetry, self.alignment)
 
-    def _study(self, name: str, path: AbstractPath, fit: Fit | None = None) -> PathStudy:
+    def _study(self, name: str, path: AbstractPath, aligned: bool, fit: Fit | None = None) -> PathStudy:
         def measured() -> PathStudy:
-            aligned = name.startswith("aligned")
             s = self.settings
             return study_path(
                 name, path, self.landscape, aligned, s.points, fit, s.seed, self.fanout,
@@ -247,12 +245,12 @@ class _Story:
         """The curve, and the curve after alignment, each with its study."""
         if self.settings.curve == "none":
             return {}
-        found = {"curve": self._curve("curve", self.b.weights)}
+        found = {"curve": self._curve("curve", self.b.weights, aligned=False)}
         if self.settings.align:
-            found["aligned curve"] = self._curve("aligned curve", self.aligned)
+            found["aligned curve"] = self._curve("aligned curve", self.aligned, aligned=True)
         return found
 
-    def _curve(self, name: str, far: Weights) -> tuple[AbstractPath, PathStudy]:
+    def _curve(self, name: str, far: Weights, aligned: bool) -> tuple[AbstractPath, PathStudy]:
         s, folder = self.settings, self.run.path(_slug(name))
         store = self.run.store(_slug(name))
 
@@ -276,7 +274,7 @@ class _Story:
         path = load_controls(folder, s.curve)
         ends = (self.a.weights, *path.controls[1:-1], far)
         path = PATH_KINDS[s.curve](ends)
-        return path, self._study(name, path, fit)
+        return path, self._study(name, path, aligned, fit)
 
     def _planes(self, curves: Mapping[str, tuple[AbstractPath, PathStudy]]) -> Iterator[Surface]:
         """The plane through both ends and the curve's bend, before and after alignment."""
@@ -286,8 +284,8 @@ class _Story:
         landscape = Landscape(
             self.task, s.device, s.batchnorm, recalibration=s.plane_examples, limit=s.plane_examples
         )
-        for name, (path, _) in curves.items():
-            far = "π(B)" if name.startswith("aligned") else "B"
+        for name, (path, study) in curves.items():
+            far = "π(B)" if study.aligned else "B"
             if not spans_plane(*path.ends, path.controls[len(path.controls) // 2]):
                 continue
 

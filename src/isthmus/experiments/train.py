@@ -11,10 +11,11 @@ from torch import Tensor
 
 from isthmus.errors import SettingError, TaskError
 from isthmus.fanout import Alone, World
+from isthmus.identity import digest_of
 from isthmus.io.state import Store
 from isthmus.landscape import Landscape, Recipe, Task
 from isthmus.progress import Progress
-from isthmus.stepping import digest_of, share_of, take_steps
+from isthmus.stepping import common_loss, share_of, take_steps
 from isthmus.weights import Weights
 
 _OPTIMIZER = "optimizer."
@@ -59,7 +60,7 @@ def train(
             f"training {task.name} with seed {seed} diverged at step {course.taken}: the loss is not a "
             f"finite number; lower the recipe's rate ({task.recipe.rate:g})"
         )
-    return Weights(run.landscape.network.layout, run.vector, run.buffers).to("cpu")
+    return run.trained()
 
 
 class _Training:
@@ -76,17 +77,16 @@ class _Training:
             raise SettingError(f"a training needs at least 1 step, got {steps}")
         start = Weights.from_module(task.build(seed)).to(device)
         self.vector = start.vector
-        self.buffers: dict[str, Tensor] = dict(start.buffers)
+        self.buffers: dict[str, Tensor] = self.landscape.network.buffers() | dict(start.buffers)
         self.gradient = torch.zeros_like(self.vector)
         self.vector.grad = self.gradient
         self.optimizer = _optimizer(recipe, self.vector)
 
     @property
     def identity(self) -> str:
-        """A digest of the recipe, the data, the seed and the starting point."""
-        start = Weights(self.landscape.network.layout, self.vector).digest()
-        data = self.task.split("train").fingerprint
-        return digest_of(self.task.name, self.task.recipe.describe(), data, self.seed, self.steps, start)
+        """A digest of the task, the seed and the starting point."""
+        start = Weights(self.landscape.network.layout, self.vector, self.buffers).digest()
+        return digest_of(self.landscape.identity, self.seed, self.steps, start)
 
     @contextmanager
     def begin(self, start: int) -> Iterator[Callable[[int], float]]:
@@ -104,12 +104,19 @@ class _Training:
                 self.optimizer.step()
                 for part, value in held:
                     self.vector[part] = value
-                return loss
+                return common_loss(loss, self.world)
 
             try:
                 yield take
             finally:
                 self.buffers = network.buffers()
+
+    def trained(self) -> Weights:
+        """The present weights, as their owner would save them."""
+        network = self.landscape.network
+        self.vector.grad = None
+        kept = {name: self.buffers[name] for name in network.reference.buffers}
+        return Weights(network.layout, self.vector, kept).rounded().to("cpu")
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, buffers and the optimiser's state."""

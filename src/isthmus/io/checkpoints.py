@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -127,8 +128,9 @@ def save_weights(
     """Write weights to a file that plain torch or safetensors loads, whole or not at all.
 
     The tensors are written in their owner's dtypes, a tied parameter under each of its names; names,
-    buffers and ties are recorded beside them, so that `load_weights` gives back equal weights. The same
-    weights and metadata give the same bytes.
+    buffers and ties are recorded beside them, so that `load_weights` gives back equal weights (coordinates
+    that a narrow dtype cannot hold come back rounded: see `Weights.rounded`). The same weights and metadata
+    give the same bytes.
 
     Args:
         weights: what to write.
@@ -157,10 +159,13 @@ def save_weights(
     )
     state = {n: t.cpu().resolve_conj().resolve_neg().contiguous() for n, t in weights.state_dict().items()}
     with atomic_path(target) as temporary:
-        if target.suffix.lower() in _TORCH_SUFFIXES:
-            _write_torch(state, temporary, {**texts, _OWN_KEY: described})
-        else:
-            _write_safetensors(state, temporary, {**texts, "format": "pt", _OWN_KEY: described})
+        try:
+            if target.suffix.lower() in _TORCH_SUFFIXES:
+                _write_torch(state, temporary, {**texts, _OWN_KEY: described})
+            else:
+                _write_safetensors(state, temporary, {**texts, "format": "pt", _OWN_KEY: described})
+        except (SafetensorError, RuntimeError) as error:  # how the two libraries tell of a full disk
+            raise SettingError(f"cannot write {path}: {error}") from error
     return target
 
 

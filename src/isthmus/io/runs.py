@@ -58,7 +58,7 @@ class Run:
             raise RunError(f"the output {folder} is a file; a folder is needed")
         if about.exists():
             _require_same(folder, about, body)
-        elif folder.is_dir() and any(entry.name != _LOCK for entry in folder.iterdir()):
+        elif folder.is_dir() and any(not _own(entry) for entry in folder.iterdir()):
             raise RunError(
                 f"the output folder {folder} is not empty and holds no run; choose another --out or empty it"
             )
@@ -103,8 +103,13 @@ class Run:
         state = self.folder / "state"
         if state.is_dir() and not any(state.iterdir()):
             state.rmdir()
+        (self.folder / _LOCK).unlink(missing_ok=True)  # before its release: nobody may take what is unlinked
         self._lock.release()
-        (self.folder / _LOCK).unlink(missing_ok=True)
+
+
+def _own(entry: Path) -> bool:
+    """Whether an entry of a folder without a run is what a run leaves that was killed as it began."""
+    return entry.name == _LOCK or (entry.name.startswith(".") and entry.suffix == ".tmp")
 
 
 def _require_same(folder: Path, about: Path, body: Mapping[str, object]) -> None:

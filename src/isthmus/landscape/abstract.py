@@ -98,6 +98,11 @@ class AbstractLandscape(abc.ABC):
         """
 
     @property
+    @abc.abstractmethod
+    def identity(self) -> str:
+        """A digest of all that determines losses and gradients: task, data, code."""
+
+    @property
     def recipe(self) -> Recipe:
         """How models of this landscape are trained: where connectors take their defaults from."""
         return Recipe()

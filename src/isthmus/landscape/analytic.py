@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from isthmus.fanout import Fanout
+from isthmus.identity import described, digest_of
 from isthmus.landscape.abstract import AbstractLandscape, Evaluation, require_split, serial
 from isthmus.progress import Progress
 from isthmus.weights import Weights
@@ -59,6 +60,11 @@ class AnalyticLandscape(AbstractLandscape):
             return value.item()
 
         yield step
+
+    @property
+    def identity(self) -> str:
+        """A digest of the function's code."""
+        return digest_of(described(self.function))
 
     def stream(self, seed: int, batch: int, start: int = 0) -> Iterator[Any]:
         """Empty batches: there are no data."""

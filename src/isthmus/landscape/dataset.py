@@ -5,14 +5,18 @@ from __future__ import annotations
 import abc
 import hashlib
 import itertools
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
 from isthmus.errors import DataError
+from isthmus.identity import described, digest_of
 from isthmus.seeds import child_seed, seeded
 
 Batch = Any
@@ -20,6 +24,8 @@ Batch = Any
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """Changes a batch of inputs, with a generator for its randomness."""
+
+_FINGERPRINTED = 16
 
 
 class Examples(abc.ABC):
@@ -142,8 +148,10 @@ class TensorExamples(Examples):
 class LoaderExamples(Examples):
     """Examples from a `DataLoader` or any other re-iterable of batches.
 
-    The loader's batches are used as they come. Its shuffling is made reproducible by seeding torch's global
-    generator (and the loader's own, if it has one) before each pass, and putting the global one back.
+    The loader's batches are used as they come. Its shuffling and transforms are made reproducible: the
+    generators of torch, numpy and `random` are seeded for every batch and put back after it, and those that
+    the loader and its sampler hold are seeded before each pass. (Worker processes draw their seeds from
+    these.)
 
     Args:
         loader: gives batches each time it is iterated.
@@ -164,12 +172,9 @@ class LoaderExamples(Examples):
         """One pass over the loader; every batch is drawn under a seed of its own."""
         iterator: Iterator[Batch] | None = None
         for index in itertools.count():
-            number = child_seed(0, *name, index)
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(number)
+            with _everything_seeded(child_seed(0, *name, index)) as number:
                 if iterator is None:
-                    generator = getattr(self.loader, "generator", None)
-                    if isinstance(generator, torch.Generator):
+                    for generator in _generators(self.loader):
                         generator.manual_seed(number)
                     iterator = iter(self.loader)
                 batch = next(iterator, None)
@@ -219,10 +224,32 @@ class LoaderExamples(Examples):
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of the number of batches and the first one's content."""
-        batch = self.first(1 << 30)
-        named = batch if isinstance(batch, Mapping) else tuple(batch)
-        return f"{self._length} batches, first {TensorExamples(named, self.name).fingerprint}"
+        """A digest of the number of batches and the first 16 of them: large sets are not read whole."""
+        heads = itertools.islice(self._pass("evaluate"), _FINGERPRINTED)
+        return digest_of(self._length, [described(_tensors_of(batch)) for batch in heads])
+
+
+@contextmanager
+def _everything_seeded(number: int) -> Iterator[int]:
+    """Seed the global generators of torch, numpy and Python, and put them back afterwards."""
+    python, array = random.getstate(), numpy.random.get_state()  # noqa: NPY002 - users' transforms draw from it
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(number)
+        random.seed(number)
+        numpy.random.seed(number % 2**32)  # noqa: NPY002
+        try:
+            yield number
+        finally:
+            random.setstate(python)
+            numpy.random.set_state(array)  # noqa: NPY002
+
+
+def _generators(loader: object) -> list[torch.Generator]:
+    """The generators that a loader, its sampler and its batch sampler hold."""
+    holders = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
+    holders.append(getattr(holders[-1], "sampler", None))
+    held = [getattr(holder, "generator", None) for holder in holders]
+    return [generator for generator in held if isinstance(generator, torch.Generator)]
 
 
 def as_examples(data: object, name: str) -> Examples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import count, pairwise
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from isthmus.errors import SettingError
 from isthmus.fanout import Fanout
+from isthmus.identity import digest_of
 from isthmus.landscape.abstract import AbstractLandscape, Evaluation, require_split, serial
 from isthmus.landscape.dataset import Batch, batch_size, to_device
 from isthmus.landscape.task import Recipe, Task, default_loss, target_of
@@ -125,8 +126,8 @@ class Landscape(AbstractLandscape):
                     self.network.set_buffers(buffers[index])
                     for batch in batches:
                         output = self.task.run(module, batch)
-                        losses[index].append(self.task.losses(output, batch).float().cpu())
-                        errors[index].append(self.task.errors(output, batch).float().cpu())
+                        losses[index].append(_kept(self.task.losses(output, batch)))
+                        errors[index].append(_kept(self.task.errors(output, batch)))
         return torch.stack([torch.cat(row) for row in losses]), torch.stack([torch.cat(r) for r in errors])
 
     def _buffers(
@@ -154,6 +155,9 @@ class Landscape(AbstractLandscape):
                 kept.clear()
             kept[row] = recalibrate(module, self._recalibration_batches, self.task.run)
         return kept[row]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # no caches
 
     @cached_property
     def _statistics(self) -> WeakKeyDictionary[AbstractPath, dict[tuple[float, ...], dict[str, Tensor]]]:
@@ -210,6 +214,11 @@ class Landscape(AbstractLandscape):
             seed_default(seed, "dropout", step)
             yield found
 
+    @cached_property
+    def identity(self) -> str:
+        """A digest of the task and the device."""
+        return digest_of(self.task.identity, self.device)
+
     @property
     def recipe(self) -> Recipe:
         """The task's recipe."""
@@ -218,6 +227,11 @@ class Landscape(AbstractLandscape):
     def steps_per_epoch(self, batch: int) -> int:
         """Full batches in the training split."""
         return self.task.split("train").steps_per_epoch(batch)
+
+
+def _kept(values: Tensor) -> Tensor:
+    """Per-example values for the record: on the CPU, float32 at least."""
+    return (values.float() if values.element_size() < 4 else values).detach().cpu()
 
 
 def _counted(total: int, progress: Progress, split: str, chunk: int) -> Iterator[int]:
@@ -241,7 +255,7 @@ def _from_path(points: Sequence[Weights], index: int, nearest: bool) -> Mapping[
     """Buffers for an inner point of a path, from the controls that carry any (the ends, as a rule).
 
     Either those of the control with the largest coefficient, or the blend by the coefficients, which are
-    scaled to sum to one. Integer buffers are never blended, and equal ones are left as they are.
+    clamped to 0 and scaled to sum to one. Integer buffers are never blended; equal ones stay as they are.
     """
     if not isinstance(points, PathPoints):
         return {}
@@ -249,10 +263,11 @@ def _from_path(points: Sequence[Weights], index: int, nearest: bool) -> Mapping[
     share = points.coefficients[index] * torch.tensor([bool(buffers) for buffers in held])
     if not bool(share.any()):
         return next((buffers for buffers in held if buffers), {})
-    share = share / share.sum()
     near = held[int(share.argmax())]
     if nearest:
         return near
+    share = share.clamp_min(0)  # off the path (on a plane) a coefficient may be negative; no variance may
+    share = share / share.sum()
     return {
         name: sum((float(c) * b[name] for c, b in zip(share, held, strict=True) if c), torch.zeros(()))
         if value.is_floating_point() and any(not torch.equal(value, b[name]) for b in held if b)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isthmus.errors import SettingError, TaskError
+from isthmus.errors import DataError, SettingError, TaskError
+from isthmus.identity import described, described_module
 from isthmus.landscape.dataset import Augment, Batch, Examples, as_examples, batch_size
 from isthmus.network import Network
 from isthmus.seeds import seed_default
@@ -56,6 +57,15 @@ class Recipe:
         for name in ("epochs", "batch", "rate"):
             if getattr(self, name) <= 0:
                 raise SettingError(f"Recipe.{name} must be above 0, got {getattr(self, name)}")
+        if not 0 <= self.momentum < 1 or (self.nesterov and not self.momentum):
+            raise SettingError(
+                f"Recipe.momentum must lie in [0, 1), and above 0 for nesterov, got {self.momentum}"
+            )
+        if self.weight_decay < 0 or not 0 <= self.warmup < 1 or not 0 <= self.label_smoothing < 1:
+            raise SettingError(
+                "Recipe needs weight_decay >= 0, and warmup and label_smoothing in [0, 1), got "
+                f"{self.weight_decay}, {self.warmup} and {self.label_smoothing}"
+            )
         if self.optimizer not in ("sgd", "adamw"):
             raise SettingError(f"Recipe.optimizer must be 'sgd' or 'adamw', got {self.optimizer!r}")
         if self.schedule not in ("cosine", "constant", "step"):
@@ -75,10 +85,6 @@ class Recipe:
             return self.rate * (1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01)
         return self.rate
 
-    def describe(self) -> dict[str, Any]:
-        """Every field, for records; a function by its name."""
-        return {k: getattr(v, "__qualname__", repr(v)) if callable(v) else v for k, v in asdict(self).items()}
-
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Task:
@@ -92,7 +98,7 @@ class Task:
         loss: from (output, target) to one loss an example, shape (batch,). Default: cross-entropy, averaged
             over the positions of a sequence.
         error: from (output, target) to one number in [0, 1] an example. Default: 1 where the largest output
-            is not the target; for floating point targets, the loss.
+            is not the target; for regression, give one: say, 1 where the output is off by more than allowed.
         forward: from (module, batch) to the output. Default: `module(*inputs)`, or `module(**mapping)`.
         recipe: how models of this task are trained.
         name: used in records and pages.
@@ -133,7 +139,7 @@ class Task:
         Raises:
             TaskError: the model is a module instance with a part that cannot be initialised anew.
         """
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng():
             if seed is not None:
                 seed_default(seed, "initialisation")
             if isinstance(self.model, nn.Module):
@@ -160,6 +166,17 @@ class Task:
     def _splits(self) -> dict[str, Examples]:
         return {"train": as_examples(self.train, "train"), "test": as_examples(self.test, "test")}
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What results of this task depend on, as plain data: its data, recipe, model and functions."""
+        start = self.network.reference
+        return {
+            "data": {name: split.fingerprint for name, split in self._splits.items()},
+            "recipe": described(vars(self.recipe)),
+            "model": [described_module(self.network.module), repr(start.layout), sorted(start.buffers)],
+            "functions": [described(f) for f in (self.loss, self.error, self.forward)],
+        }
+
     def split(self, name: str) -> Examples:
         """The examples of one split."""
         return self._splits[name]
@@ -174,12 +191,7 @@ class Task:
 
     def errors(self, output: Any, batch: Batch) -> Tensor:
         """The error of each example, shape (batch,)."""
-        target = target_of(batch)
-        if self.error is not None:
-            return _per_example(self.error(output, target), batch, "error")
-        if isinstance(target, Tensor) and target.is_floating_point():
-            return self.losses(output, batch)
-        return _per_example(default_error(output, target), batch, "error")
+        return _per_example((self.error or default_error)(output, target_of(batch)), batch, "error")
 
     def weights(self, state: Weights) -> Weights:
         """These weights in the layout of the task's network."""
@@ -206,25 +218,38 @@ def default_forward(module: nn.Module, batch: Batch) -> Any:
 
 def default_loss(output: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy in nats, shape (batch,); over a sequence, the mean of its positions (−100: none)."""
-    scores, target = _aligned(output, target)
-    each = functional.cross_entropy(
-        scores, target, reduction="none", ignore_index=_IGNORED, label_smoothing=label_smoothing
-    )
+    scores, target = _aligned(output, target, "loss")
+    try:
+        each = functional.cross_entropy(
+            scores, target, reduction="none", ignore_index=_IGNORED, label_smoothing=label_smoothing
+        )
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise DataError(
+            f"cross-entropy does not take outputs of shape {list(scores.shape)} with targets of shape "
+            f"{list(target.shape)} and values {int(target.min())} to {int(target.max())}: {error}"
+        ) from error
     return _mean_over_positions(each, target)
 
 
 def default_error(output: Tensor, target: Tensor) -> Tensor:
     """1 where the largest score is not the target's, shape (batch,); over a sequence, the mean."""
-    scores, target = _aligned(output, target)
-    return _mean_over_positions((scores.argmax(dim=1) != target).float(), target)
+    scores, target = _aligned(output, target, "error")
+    wrong = (scores.argmax(dim=1) != target) & (target != _IGNORED)
+    return _mean_over_positions(wrong.float(), target)
 
 
-def _aligned(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _aligned(output: Tensor, target: Tensor, wanted: str) -> tuple[Tensor, Tensor]:
     """Scores as (batch, classes, positions…) for targets of shape (batch, positions…)."""
     if not isinstance(output, Tensor):
         raise TaskError(
             f"the default loss needs a tensor of scores from the model, got {type(output).__name__}: "
             "pass forward= to pick it out, or loss= and error="
+        )
+    if not isinstance(target, Tensor) or target.is_floating_point() or target.is_complex():
+        kind = target.dtype if isinstance(target, Tensor) else type(target).__name__
+        raise TaskError(
+            f"the default {wanted} is for classification and needs whole numbers as targets, got {kind}: "
+            f"pass {wanted}=, a function of (output, target) that gives one number an example"
         )
     if target.dim() == 2 and output.dim() == 3:
         return output.movedim(-1, 1), target[:, target.shape[1] - output.shape[1] :]

@@ -57,7 +57,7 @@ def recalibrate(
         forward: runs the module on one batch.
 
     Returns:
-        `running_mean` and `running_var` of each layer by their buffers' names, in the layers' dtype.
+        `running_mean` and `running_var` of each layer that ran, by their buffers' names, in their dtype.
 
     Raises:
         DataError: there are no batches, or a batch gives a layer a single value a channel.
@@ -67,9 +67,11 @@ def recalibrate(
         return {}
     found: dict[str, Moments] = {}
     with torch.no_grad(), _measuring(module, layers, found):
+        seen = 0
         for batch in batches:
             forward(module, batch)
-    if not found:
+            seen += 1
+    if not seen:
         raise DataError("batch-norm recalibration needs at least one training example, but there is none")
     result: dict[str, Tensor] = {}
     for name, moments in found.items():
