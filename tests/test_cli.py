@@ -271,6 +271,9 @@ def test_an_untraceable_model_is_refused(folder: Path, tmp_path: Path) -> None:
     text = refused("align", "--task", f"{folder}/task.py:odd", place, place, "--out", tmp_path / "x.pt")
     assert "torch.export" in text
     assert not (tmp_path / "x.pt").exists()
+    text = refused("connect", "--task", f"{folder}/task.py:odd", place, place, "--out", tmp_path / "line")
+    assert "add --no-align" in text
+    assert not (tmp_path / "line").exists()
     options = ["--no-align", "--curve", "none", "--plane", 0, "--points", 3, "--out", tmp_path / "line"]
     done = run("connect", "--task", f"{folder}/task.py:odd", place, place, *options)
     assert done.exit_code == 0, "without alignment nothing needs to be traced"
@@ -289,11 +292,124 @@ def test_bad_settings_are_refused(folder: Path, tmp_path: Path) -> None:
     assert "--input must be a shape" in refused("symmetry", "--model", f"{task}:build", "--input", "3,x")
     assert "either --task, or --model" in refused("symmetry")
     assert "is no folder" in refused("report", tmp_path / "nowhere")
+    connect = ["connect", "--task", task, a, b, "--out", tmp_path / "o"]
+    for name, value in (
+        ("recalibration", 0),
+        ("plane-examples", 0),
+        ("curve-rate", -1),
+        ("curve-epochs", "nan"),
+    ):
+        assert name.replace("-", " ") in refused(*connect, f"--{name}", value)
+    assert "batch-norm policy" in refused(*connect, "--batchnorm", "foo")
+    assert "tolerance" in refused("barrier", "--task", task, a, b, "--tolerance", -1)
+    assert "cannot write" in refused("connect", "--task", task, a, b, "--out", "/proc/nothing")
     assert not (tmp_path / "o").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
     assert "is not empty" in refused("connect", "--task", task, a, b, "--out", tmp_path / "mine")
     assert run("nonsense").exit_code == 2
+
+
+def test_a_fit_that_diverges_is_an_outcome(folder: Path, tmp_path: Path) -> None:
+    a, b, out = folder / "1.safetensors", folder / "2.safetensors", tmp_path / "run"
+    done = run("connect", "--task", f"{folder}/task.py", a, b, "--out", out, *FAST, "--curve-rate", "1e30")
+    assert done.exit_code == 0, done.output
+    text = " ".join(done.output.split())
+    assert "The fit of the curve stopped after" in text
+    assert "a smaller rate may help" in text
+    assert (out / "report.html").exists()
+    assert not (out / "curve").exists()
+
+
+def test_damaged_runs_say_what_to_do(folder: Path, tmp_path: Path) -> None:
+    a, b, out = folder / "1.safetensors", folder / "2.safetensors", tmp_path / "run"
+    command = ["connect", "--task", f"{folder}/task.py", a, b, "--out", out, *FAST]
+    assert run(*command).exit_code == 0
+    whole = files(out)
+    (out / "merged.safetensors").unlink()
+    assert run(*command).exit_code == 0
+    assert files(out) == whole, "what was deleted is made again"
+    (out / "aligned.safetensors").write_bytes(whole["aligned.safetensors"][:500])
+    assert "delete it and give the command again" in refused(*command)
+    (out / "aligned.safetensors").unlink()
+    (out / "records" / "naive-line.json.safetensors").unlink()
+    assert "delete both and run the command again" in refused(*command)
+    (out / "records" / "naive-line.json").unlink()
+    assert run(*command).exit_code == 0
+    assert files(out) == whole
+    (out / "run.json").write_text("[]")
+    assert "is damaged" in refused(*command)
+
+
+def test_an_edited_task_file_is_another_run(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "task.py").write_text(TASK)
+    a, b, out = folder / "1.safetensors", folder / "2.safetensors", tmp_path / "run"
+    command = ["barrier", "--task", f"{tmp_path}/task.py", a, b, "--points", 3]
+    assert run(*command).exit_code == 0
+    command = ["connect", *command[1:], "--curve", "none", "--plane", 0, "--out", out]
+    assert run(*command).exit_code == 0
+    edited = TASK.replace('name="blobs")', 'name="blobs", error=lambda o, t: torch.zeros(len(t)))')
+    (tmp_path / "task.py").write_text(edited)
+    assert "holds another run (functions was" in refused(*command)
+
+
+def test_nothing_beside_the_named_file_is_overwritten(folder: Path, tmp_path: Path) -> None:
+    a = tmp_path / "a.safetensors"
+    a.write_bytes((folder / "1.safetensors").read_bytes())
+    before = a.read_bytes()
+    task = f"{folder}/task.py"
+    done = run(
+        "barrier", "--task", task, a, folder / "2.safetensors", "--points", 3, "--out", tmp_path / "a.json"
+    )
+    assert done.exit_code == 0
+    assert a.read_bytes() == before
+    run(
+        "connect",
+        "--task",
+        task,
+        a,
+        a,
+        "--out",
+        tmp_path / "r",
+        "--curve",
+        "none",
+        "--plane",
+        0,
+        "--points",
+        3,
+    )
+    assert "exists already" in refused("report", tmp_path / "r", "--out", a)
+    assert a.read_bytes() == before
+
+
+def test_a_task_with_its_own_forward_is_traced_through_it(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        TASK
+        + """
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp()
+    def encode(self, x):
+        return self.inner(x)
+
+data = {"train": task.train, "test": task.test}
+own = Task(model=Encoder, **data, forward=lambda m, b: m.encode(b[0]), name="own/it")
+fails = Task(model=lambda: 1 / 0, train=task.train, test=task.test)
+double = Task(model=lambda: mlp().double(), train=task.train, test=task.test)
+def frozen_model():
+    return mlp().requires_grad_(False)
+frozen = Task(model=frozen_model, train=task.train, test=task.test)
+"""
+    )
+    own, one, two, out = (tmp_path / name for name in ("own.py", "1.pt", "2.pt", "out.pt"))
+    for seed, file in ((1, one), (2, two)):
+        assert run("train", "--task", f"{own}:own", "--seed", seed, "--out", file).exit_code == 0
+    done = run("align", "--task", f"{own}:own", one, two, "--out", tmp_path / "aligned.pt")
+    assert done.exit_code == 0, done.output
+    assert "ZeroDivisionError" in refused("train", "--task", f"{own}:fails", "--out", out)
+    assert "float32" in refused("train", "--task", f"{own}:double", "--out", out)
+    assert "nothing to train" in refused("train", "--task", f"{own}:frozen", "--out", out)
 
 
 def test_another_runs_folder_is_refused(folder: Path, tmp_path: Path) -> None:

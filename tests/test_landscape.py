@@ -250,7 +250,7 @@ def test_samplers_and_transforms_with_generators_of_their_own_are_reproducible()
             return 24
 
         def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-            noise = random.random() + numpy.random.rand() + float(torch.rand(()))
+            noise = random.random() + numpy.random.rand() + float(torch.rand(()))  # noqa: NPY002
             return torch.tensor([float(index), noise]), index % 3
 
     sampler = torch.utils.data.RandomSampler(range(24), generator=torch.Generator())

@@ -215,9 +215,10 @@ def barrier(
 
     Limits: the height keeps the upward bias, the more the more points and the fewer examples. Where the
     path is flat and the points are little correlated the interval holds the truth less often than it says:
-    85 to 94 % of the time instead of 95 % in the settings that `tests/test_barriers.py` measures. Where no example tells any two points apart (error 0
-    everywhere, say) the interval has no width, and only `examples` says how much that is worth. An infinite
-    loss inside the path gives an infinite barrier; at an end, one that is not a number.
+    85 to 94 % of the time instead of 95 % in the settings that `tests/test_barriers.py` measures. Where no
+    example tells any two points apart (error 0 everywhere, say) the interval has no width, and only
+    `examples` says how much that is worth. An infinite loss inside the path gives an infinite barrier; at an
+    end, one that is not a number.
 
     Args:
         profile: from `profile`.

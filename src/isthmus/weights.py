@@ -231,6 +231,10 @@ class Weights(Mapping[str, Tensor]):
 
     # -- a vector space -------------------------------------------------------------------------
 
+    __array_ufunc__ = None  # numpy's numbers leave arithmetic with weights to the weights
+    __eq__ = object.__eq__  # identity, as the tensors within give no single truth value; see `equal`
+    __hash__ = object.__hash__
+
     def __add__(self, other: Weights) -> Weights:
         return self._like(self.vector + self._match(other))
 
@@ -269,6 +273,8 @@ class Weights(Mapping[str, Tensor]):
 
     def _match(self, other: Weights) -> Tensor:
         """The other's vector, after making sure that both have one layout."""
+        if not isinstance(other, Weights):
+            raise TypeError(f"expected Weights beside Weights, got {type(other).__name__}")
         if self.layout != other.layout and (difference := self.layout.difference(other.layout)):
             raise LayoutError(f"arithmetic needs two sets of weights of one architecture: {difference}")
         if self.layout.names != other.layout.names:

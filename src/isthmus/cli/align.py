@@ -45,7 +45,7 @@ def align(
     from isthmus.report.terminal import matching_table
     from isthmus.symmetry import discover
 
-    symmetry = discover(problem.network, problem.example)
+    symmetry = discover(problem.traceable, problem.example)
     alignment = match_weights(one.weights, two.weights, symmetry, restarts=restarts, seed=seed)
     save_weights(alignment.apply(two.weights), path, {"aligned to": one.sha256, "aligned from": two.sha256})
     record = matching_record(one.weights, two.weights, symmetry, alignment)

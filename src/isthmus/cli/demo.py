@@ -7,7 +7,7 @@ from pathlib import Path
 
 from isthmus.cli.options import AsJson, Data, Device, Figures, Out, Quiet, Seed, TaskName
 from isthmus.cli.session import bars, guarded, open_checkpoint, open_task
-from isthmus.cli.story import show, written
+from isthmus.cli.story import show, slug, written
 
 
 @guarded
@@ -42,7 +42,7 @@ def demo(
         "seeds": trained,
         "settings": digest_of(vars(settings)),
     }
-    run = Run.open(out or Path(f"isthmus-demo-{problem.name}"), "demo", about)
+    run = Run.open(out or Path(f"isthmus-demo-{slug(problem.name)}"), "demo", about)
     try:
         for name, number in trained.items():
             store = run.store(f"train-{name}")

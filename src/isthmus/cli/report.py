@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from isthmus.cli.options import AsJson, Device, Figures, Out, Quiet, Seed
-from isthmus.cli.session import emit, escaped, guarded
+from isthmus.cli.options import AsJson, Device, Figures, Force, Out, Quiet, Seed
+from isthmus.cli.session import emit, escaped, guarded, new_file
 
 
 @guarded
@@ -16,6 +16,7 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder of demo, connect or curve.")],
     figures: Figures = False,
     out: Out = None,
+    force: Force = False,
     device: Device = "cpu",
     seed: Seed = 0,
     quiet: Quiet = False,
@@ -38,7 +39,7 @@ def report(
     if not record.exists():
         raise RunError(f"{run} holds no finished study; finish it by giving its command again")
     study = read_record(record, PairStudy)
-    path = out or run / "report.html"
+    path = new_file(out, "", force) if out else run / "report.html"
     write_report(study, path)
     if figures:
         save_figures(study, path.parent / "figures")

@@ -36,14 +36,35 @@ def tell(
     settings = PairSettings(examples=limit(examples), **options)
     problem = open_task(task, data, settings.device)
     one, two = open_checkpoint(a, problem), open_checkpoint(b, problem)
+    if settings.align:
+        require_traceable(problem)
     identity = pair_identity(problem, one, two, settings)
-    folder = out or Path(f"isthmus-{procedure}-{problem.name}-{digest_of(identity)[:8]}")
+    folder = out or Path(f"isthmus-{procedure}-{slug(problem.name)}-{digest_of(identity)[:8]}")
     run = Run.open(folder, procedure, identity)
     try:
         study = written(run, problem, one, two, settings, bars(quiet, as_json), figures)
     finally:
         run.close()
     show(study, run, quiet, as_json)
+
+
+def require_traceable(task: Task) -> None:
+    """Refuse a model that cannot be aligned before anything is written."""
+    from isthmus.errors import SymmetryError
+    from isthmus.symmetry import discover
+
+    try:
+        discover(task.traceable, task.example, verify=False)
+    except SymmetryError as error:
+        raise SymmetryError(f"{error} To study the pair without alignment, add --no-align.") from error
+
+
+def slug(name: str) -> str:
+    """A name as one part of a path."""
+    return (
+        "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip(".-")
+        or "task"
+    )
 
 
 def written(
@@ -72,4 +93,5 @@ def show(study: PairStudy, run: Run, quiet: bool, as_json: bool) -> None:
     from isthmus.report.terminal import study_table, verdict_sentence
 
     where = f"report: {escaped(str(run.path('report.html')))}"
-    emit(study, as_json, quiet, study_table(study), escaped(verdict_sentence(study)), where)
+    told = [escaped(study.note)] if study.note else []
+    emit(study, as_json, quiet, study_table(study), escaped(verdict_sentence(study)), *told, where)

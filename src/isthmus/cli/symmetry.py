@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from isthmus.cli.options import AsJson, Data, Device, Force, Out, Quiet, Seed
 from isthmus.cli.session import emit, guarded, new_file, open_task
 from isthmus.errors import SettingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @guarded
@@ -48,16 +51,27 @@ def symmetry(
         raise SettingError("expected either --task, or --model with --input; see isthmus symmetry --help")
     if task is not None:
         problem = open_task(task, data, device)
-        module, example = problem.network.module, problem.example
+        module, example = problem.traceable, problem.example
     else:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             module = load_model(str(model))
-            example = (torch.randn(_shape(inputs)),)
+            example = (_noise(_shape(inputs)),)
     found = discover(module, example)
     if path:
         found.save(path)
     emit(found.summary(), as_json, quiet, symmetry_table(found))
+
+
+def _noise(shape: tuple[int, ...]) -> Tensor:
+    """An example input of this shape."""
+    import torch
+
+    try:
+        return torch.randn(shape)
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        raise SettingError(f"--input {','.join(map(str, shape))} is too large: {first}") from error
 
 
 def _shape(text: str | None) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ class Outcome(Enum):
     """How a connector ended."""
 
     COMPLETED = "the schedule was completed"
-    DIVERGED = "the loss became infinite or not a number; a smaller rate may help"
+    DIVERGED = "the loss became infinite or not a number, a smaller rate may help"
 
 
 @dataclass(frozen=True, eq=False)

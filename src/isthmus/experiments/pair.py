@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from typing import Literal
 import torch
 
 from isthmus.barriers import barrier, profile
-from isthmus.connect import CurveConnector
+from isthmus.connect import CurveConnector, Outcome
 from isthmus.connect.abstract import PATH_KINDS, load_controls, save_controls
 from isthmus.errors import SettingError
 from isthmus.experiments.records import AxisRow, End, Fit, Matching, Merge, PairStudy, PathStudy
@@ -27,6 +28,7 @@ from isthmus.landscape.abstract import SPLITS
 from isthmus.match import match_weights
 from isthmus.path import AbstractPath, Plane, Segment, spans_plane
 from isthmus.progress import Progress, Silent, Titled
+from isthmus.repair.batchnorm import BatchNormPolicy
 from isthmus.scores import scores
 from isthmus.surfaces import Surface, scan_plane
 from isthmus.symmetry import Alignment, Symmetry, discover
@@ -80,15 +82,30 @@ class PairSettings:
     def __post_init__(self) -> None:
         if self.curve not in (*PATH_KINDS, "none"):
             raise SettingError(f"expected the curve {', '.join(PATH_KINDS)} or none, got {self.curve!r}")
-        if self.points < 3 or self.bends < 1 or self.curve_steps < 1 or self.restarts < 1:
-            raise SettingError(
-                f"expected points >= 3, bends >= 1, curve steps >= 1 and restarts >= 1, got {self.points}, "
-                f"{self.bends}, {self.curve_steps} and {self.restarts}"
-            )
+        if self.batchnorm not in (policy.value for policy in BatchNormPolicy):
+            known = ", ".join(policy.value for policy in BatchNormPolicy)
+            raise SettingError(f"expected a batch-norm policy ({known}), got {self.batchnorm!r}")
+        least = {
+            "points": 3, "bends": 1, "curve_steps": 1, "restarts": 1, "plane_examples": 1, "recalibration": 1,
+            "examples": 1,
+        }  # fmt: skip
+        for name, fewest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < fewest:
+                raise SettingError(f"{_spoken(name)} must be at least {fewest}, got {value}")
+        for name in ("curve_epochs", "curve_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise SettingError(f"{_spoken(name)} must be a number above 0, got {value}")
         if self.plane and self.plane < 3:
             raise SettingError(f"a plane needs at least 3 nodes a side (or 0 for none), got {self.plane}")
         if not 0 < self.tolerance < 1:
             raise SettingError(f"the tolerance is a share of examples between 0 and 1, got {self.tolerance}")
+
+
+def _spoken(name: str) -> str:
+    """A setting's name in words."""
+    return name.replace("_", " ")
 
 
 def study_pair(
@@ -161,14 +178,17 @@ class _Story:
             line = Segment(self.a.weights, self.aligned)
             lines.append(self._study("aligned line", line, aligned=True))
         merges = tuple(self._merges())
-        curves = self._curves()
+        fits = self._curves()
+        curves = {name: found for name, found in fits.items() if not isinstance(found, str)}
+        failures = tuple(found for found in fits.values() if isinstance(found, str))
         surfaces = tuple(self._planes(curves))
         paths = (*lines, *(study for _, study in curves.values()))
+        note = " ".join((self.task.note, *failures)).strip()
         return self.run.record(
             "study",
             PairStudy,
             lambda: PairStudy(
-                self.task.name, self.task.note, ends, paths, matching, merges, surfaces, settings.tolerance,
+                self.task.name, note, ends, paths, matching, merges, surfaces, settings.tolerance,
                 self._provenance(command),
             ),
         )  # fmt: skip
@@ -187,7 +207,7 @@ class _Story:
     @cached_property
     def symmetry(self) -> Symmetry:
         """The symmetry of the task's model."""
-        return discover(self.task.network, self.task.example)
+        return discover(self.task.traceable, self.task.example)
 
     @cached_property
     def alignment(self) -> Alignment:
@@ -201,8 +221,8 @@ class _Story:
     @cached_property
     def aligned(self) -> Weights:
         """B, aligned."""
-        found = self.run.weights("aligned", lambda: self.alignment.apply(self.b.weights))
-        return self.task.weights(found)
+        network = self.task.network
+        return self.run.weights("aligned", lambda: self.alignment.apply(self.b.weights), network)
 
     def _end(self, name: str, given: Checkpoint) -> End:
         def measured() -> End:
@@ -234,15 +254,17 @@ class _Story:
         def midpoint() -> Weights:
             return self.landscape.settled(Segment(self.a.weights, far()).at(torch.tensor([0.5])))
 
+        kept = self.run.weights("merged", midpoint, self.task.network) if keep else None
+
         def measured() -> Merge:
             file = "merged.safetensors" if keep else ""
-            model = self.task.weights(self.run.weights("merged", midpoint)) if keep else midpoint()
+            model = kept or midpoint()
             return Merge(name, file, scores(model, self.as_saved, Titled(self.progress, name)))
 
         return self.run.record(_slug(name), Merge, measured)
 
-    def _curves(self) -> dict[str, tuple[AbstractPath, PathStudy]]:
-        """The curve, and the curve after alignment, each with its study."""
+    def _curves(self) -> dict[str, tuple[AbstractPath, PathStudy] | str]:
+        """The curve, and the curve after alignment, each with its study or what went wrong."""
         if self.settings.curve == "none":
             return {}
         found = {"curve": self._curve("curve", self.b.weights, aligned=False)}
@@ -250,7 +272,8 @@ class _Story:
             found["aligned curve"] = self._curve("aligned curve", self.aligned, aligned=True)
         return found
 
-    def _curve(self, name: str, far: Weights, aligned: bool) -> tuple[AbstractPath, PathStudy]:
+    def _curve(self, name: str, far: Weights, aligned: bool) -> tuple[AbstractPath, PathStudy] | str:
+        """A fitted curve with its study; a sentence if the fit diverged."""
         s, folder = self.settings, self.run.path(_slug(name))
         store = self.run.store(_slug(name))
 
@@ -266,11 +289,14 @@ class _Story:
             ends = (self.a.weights, far)
             shown = Titled(self.progress, name)
             found = connector.connect(ends, self.landscape, store=store, progress=shown)
-            save_controls(found.path, folder)
+            if found.outcome is Outcome.COMPLETED:
+                save_controls(found.path, folder)
             return Fit(found.history, found.outcome.value, found.steps, found.settings)
 
         fit = self.run.record(f"{_slug(name)}-fit", Fit, fitted)
         store.clear()
+        if fit.outcome != Outcome.COMPLETED.value:
+            return f"The fit of the {name} stopped after {fit.steps} steps: {fit.outcome}."
         path = load_controls(folder, s.curve)
         ends = (self.a.weights, *path.controls[1:-1], far)
         path = PATH_KINDS[s.curve](ends)

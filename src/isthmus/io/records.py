@@ -30,7 +30,7 @@ Record = TypeVar("Record")
 
 
 def write_record(record: object, path: Path) -> None:
-    """Write a record as `path` (JSON) and, if it holds tensors, `path` with the ending .safetensors.
+    """Write a record as `path` (JSON) and, if it holds tensors, beside it with .safetensors at the end.
 
     Both files are written atomically, the JSON last: a record whose JSON is there is whole.
     """
@@ -38,7 +38,7 @@ def write_record(record: object, path: Path) -> None:
     body = _encode(record, "", tensors)
     document = {"record": type(record).__name__, "fields": body}
     if tensors:
-        write_bytes_atomic(path.with_suffix(".safetensors"), save(tensors))
+        write_bytes_atomic(_beside(path), save(tensors))
     write_text_atomic(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -51,8 +51,7 @@ def read_record(path: Path, kind: type[Record]) -> Record:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         found, body = document["record"], document["fields"]
-        beside = path.with_suffix(".safetensors")
-        tensors = load_file(beside) if beside.exists() else {}
+        tensors = load_file(_beside(path)) if _beside(path).exists() else {}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunError(
             f"{path} is not a readable record ({error}); delete it and run the command again"
@@ -62,7 +61,10 @@ def read_record(path: Path, kind: type[Record]) -> Record:
     try:
         return cast(Record, _decode(body, kind, tensors))
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{path} does not fit the record {kind.__name__}: {error!r}") from error
+        raise RunError(
+            f"{path} and the tensors beside it do not make a {kind.__name__} ({error!r}); delete both and "
+            "run the command again"
+        ) from error
 
 
 def plain(record: object) -> Any:
@@ -100,6 +102,11 @@ def records_equal(one: object, two: object) -> bool:
         assert isinstance(two, (list, tuple))
         return len(one) == len(two) and all(records_equal(x, y) for x, y in zip(one, two, strict=True))
     return one == two or (isinstance(one, float) and math.isnan(one) and math.isnan(cast(float, two)))
+
+
+def _beside(path: Path) -> Path:
+    """Where a record's tensors are: a.json has a.json.safetensors, which is no checkpoint's name."""
+    return path.with_name(path.name + ".safetensors")
 
 
 def _encode(value: object, place: str, tensors: dict[str, Tensor]) -> Any:

@@ -16,10 +16,11 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 
 from isthmus.atomic import write_text_atomic
-from isthmus.errors import RunError
+from isthmus.errors import CheckpointError, RunError
 from isthmus.io.checkpoints import load_weights, save_weights
 from isthmus.io.records import read_record, write_record
 from isthmus.io.state import FileStore
+from isthmus.network import Network
 from isthmus.weights import Weights
 
 Record = TypeVar("Record")
@@ -62,14 +63,16 @@ class Run:
             raise RunError(
                 f"the output folder {folder} is not empty and holds no run; choose another --out or empty it"
             )
-        folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / _LOCK)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
             raise RunError(
                 f"another process is working in {folder}; wait for it, or choose another --out"
             ) from None
+        except OSError as error:
+            raise RunError(f"cannot write to the folder {folder}: {error.strerror or error}") from error
         for leftover in folder.rglob(".*.tmp"):  # of a killed process: nobody else works here
             leftover.unlink(missing_ok=True)
         if not about.exists():
@@ -87,12 +90,21 @@ class Run:
             write_record(compute(), path)
         return read_record(path, kind)
 
-    def weights(self, name: str, compute: Callable[[], Weights]) -> Weights:
-        """The checkpoint of this name: read if it is there, else computed and written."""
+    def weights(self, name: str, compute: Callable[[], Weights], like: Network | None = None) -> Weights:
+        """The checkpoint of this name: read if it is there, else computed and written.
+
+        Raises:
+            RunError: the file is damaged.
+        """
         path = self.path(f"{name}.safetensors")
         if not path.exists():
             save_weights(compute(), path)
-        return load_weights(path)
+        try:
+            return load_weights(path, like=like)
+        except CheckpointError as error:
+            raise RunError(
+                f"{error} It is a file of this run: delete it and give the command again."
+            ) from error
 
     def store(self, name: str) -> FileStore:
         """Where the state of a procedure within the run is kept."""
@@ -117,8 +129,8 @@ def _require_same(folder: Path, about: Path, body: Mapping[str, object]) -> None
     try:
         found = json.loads(about.read_text(encoding="utf-8"))
         mine, theirs = body["identity"], found["identity"]
-        kind = found["procedure"]
-    except (OSError, ValueError, KeyError) as error:
+        kind, _ = found["procedure"], theirs.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{about} is damaged ({error}); choose another --out or delete the folder") from error
     if kind != body["procedure"]:
         raise RunError(f"{folder} holds a run of {kind}, not of {body['procedure']}; choose another --out")

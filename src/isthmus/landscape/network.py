@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import count, pairwise
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from isthmus.errors import SettingError
+from isthmus.errors import SettingError, TaskError
 from isthmus.fanout import Fanout
 from isthmus.identity import digest_of
 from isthmus.landscape.abstract import AbstractLandscape, Evaluation, require_split, serial
@@ -98,6 +98,8 @@ class Landscape(AbstractLandscape):
             Tensors of shape (points, examples) on the CPU.
         """
         require_split(split)
+        if isinstance(cast(object, points), Weights):
+            raise SettingError("evaluate takes a list of points; for one, give [weights]")
         if not len(points):
             raise SettingError("there are no points to evaluate; give at least one")
         runner = serial(fanout)
@@ -128,7 +130,7 @@ class Landscape(AbstractLandscape):
                         output = self.task.run(module, batch)
                         losses[index].append(_kept(self.task.losses(output, batch)))
                         errors[index].append(_kept(self.task.errors(output, batch)))
-        return torch.stack([torch.cat(row) for row in losses]), torch.stack([torch.cat(r) for r in errors])
+        return torch.stack([torch.cat(row) for row in losses]), _shares([torch.cat(row) for row in errors])
 
     def _buffers(
         self, points: Sequence[Weights], index: int, point: Weights, module: nn.Module
@@ -188,6 +190,10 @@ class Landscape(AbstractLandscape):
 
         The module's buffers start from `buffers`, and change as in training; `network.buffers()` reads them.
         """
+        if len(self.network.frozen) == len(self.network.layout.names):
+            raise TaskError(
+                f"no parameter of the model of {self.task.name} requires gradients: there is nothing to train"
+            )
         with self.network.bound(vector, gradient, buffers or {}) as binding:
 
             def step(batch: Batch) -> float:
@@ -227,6 +233,15 @@ class Landscape(AbstractLandscape):
     def steps_per_epoch(self, batch: int) -> int:
         """Full batches in the training split."""
         return self.task.split("train").steps_per_epoch(batch)
+
+
+def _shares(rows: list[Tensor]) -> Tensor:
+    """Errors of all points, each in [0, 1]."""
+    found = torch.stack(rows)
+    low, high = float(found.min()), float(found.max())
+    if low < 0 or high > 1:
+        raise TaskError(f"Task.error must lie in [0, 1] for each example, got {low:g} to {high:g}")
+    return found
 
 
 def _kept(values: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ class Task:
         train: fitted data: a tuple of tensors (inputs…, targets), a mapping of tensors, or a DataLoader.
         test: held-out data, likewise.
         loss: from (output, target) to one loss an example, shape (batch,). Default: cross-entropy, averaged
-            over the positions of a sequence.
+            over the positions of a sequence; for regression, give one.
         error: from (output, target) to one number in [0, 1] an example. Default: 1 where the largest output
             is not the target; for regression, give one: say, 1 where the output is off by more than allowed.
         forward: from (module, batch) to the output. Default: `module(*inputs)`, or `module(**mapping)`.
@@ -144,7 +145,12 @@ class Task:
                 seed_default(seed, "initialisation")
             if isinstance(self.model, nn.Module):
                 return self.model if seed is None else _reinitialised(self.model)
-            module = self.model()
+            try:
+                module = self.model()
+            except Exception as error:
+                raise TaskError(
+                    f"Task.model() of {self.name} failed: {type(error).__name__}: {error}"
+                ) from error
         if not isinstance(module, nn.Module):
             raise TaskError(f"Task.model() must return an nn.Module, got {type(module).__name__}")
         return module
@@ -181,9 +187,34 @@ class Task:
         """The examples of one split."""
         return self._splits[name]
 
+    @property
+    def traceable(self) -> nn.Module:
+        """The task's module with the task's own way of running it as its `forward`, to be traced.
+
+        Its parameters are the network's, under the same names; it takes `example`.
+        """
+        module = self.network.module
+        if self.forward is None and not isinstance(self.example, dict):
+            return module
+        traced = copy.copy(module)
+        traced.__class__ = _running(type(module), self)
+        return traced
+
     def run(self, module: nn.Module, batch: Batch) -> Any:
-        """The model's output on a batch."""
-        return (self.forward or default_forward)(module, batch)
+        """The model's output on a batch.
+
+        Raises:
+            TaskError: the model does not take the batch; names the shapes and dtypes.
+        """
+        try:
+            return (self.forward or default_forward)(module, batch)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise TaskError(
+                f"the model of {self.name} does not run on its data ({_shapes(batch)}): "
+                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            ) from error
 
     def losses(self, output: Any, batch: Batch) -> Tensor:
         """The loss of each example, shape (batch,)."""
@@ -196,6 +227,27 @@ class Task:
     def weights(self, state: Weights) -> Weights:
         """These weights in the layout of the task's network."""
         return state.conform(self.network.reference, f"the model of the task {self.name}")
+
+
+def _running(kind: type[nn.Module], task: Task) -> type[nn.Module]:
+    """A kind of module whose forward is the task's way of running that kind."""
+
+    def forward(self: nn.Module, *inputs: Tensor, **named: Tensor) -> Any:
+        plain = copy.copy(self)  # shares parameters and parts with self
+        plain.__class__ = kind
+        return (task.forward or default_forward)(plain, named or (*inputs, None))
+
+    return type(kind.__name__, (kind,), {"forward": forward})
+
+
+def _shapes(batch: Batch) -> str:
+    """The tensors of a batch in words."""
+    named = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
+    return ", ".join(
+        f"{name}: {list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+        for name, value in named
+        if isinstance(value, Tensor)
+    )
 
 
 def target_of(batch: Batch) -> Any:

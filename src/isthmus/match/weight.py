@@ -19,6 +19,7 @@ from isthmus.errors import SettingError
 from isthmus.fanout import Fanout, Serial
 from isthmus.match.abstract import AbstractMatcher
 from isthmus.match.assignment import maximising_assignment
+from isthmus.seeds import seeded
 from isthmus.symmetry import Alignment, Axis, Outcome, Symmetry
 from isthmus.symmetry.action import gathers, nearest, permute
 from isthmus.weights import Weights
@@ -108,7 +109,7 @@ def _objective(alignment: Alignment) -> float:
 
 def _descend(matcher: WeightMatcher, fixed: Weights, moving: Weights, start: int) -> Alignment:
     """Coordinate descent from one starting point."""
-    generator = torch.Generator().manual_seed(matcher.seed * 1_000_003 + start)
+    generator = seeded(matcher.seed, "match", start)
     symmetry = matcher.symmetry
     first = symmetry.identity() if start == 0 else symmetry.random(generator)
     state = _State(symmetry, fixed, moving, dict(first.permutations))

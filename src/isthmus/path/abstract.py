@@ -41,8 +41,13 @@ class AbstractPath(abc.ABC):
                 f"a {self.kind} needs at least {self.fewest_controls} control points, "
                 f"got {len(self.controls)}"
             )
-        for other in self.controls[1:]:
-            self.controls[0]._match(other)
+        for control in self.controls:
+            if not isinstance(control, Weights):
+                raise SettingError(
+                    f"the controls of a {self.kind} are Weights, got {type(control).__name__}; make them "
+                    "with Weights.from_module or load_weights"
+                )
+            self.controls[0]._match(control)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.controls)} controls of {self.controls[0].layout.numel:,})"

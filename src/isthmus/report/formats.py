@@ -45,13 +45,14 @@ def plain_loss(value: float) -> str:
 
 
 def loss_interval(low: float, high: float) -> str:
-    """An interval of a loss.
+    """An interval of a loss; a low end that is nothing beside the high one is written with its decimals.
 
     Example:
-        >>> loss_interval(0.0077, 0.0421)
-        '[0.0077, 0.0421]'
+        >>> loss_interval(0.0077, 0.0421), loss_interval(6e-5, 0.0388)
+        ('[0.0077, 0.0421]', '[0.0001, 0.0388]')
     """
-    return f"[{plain_loss(low)}, {plain_loss(high)}]"
+    small = 0 < abs(low) < 1e-4 <= abs(high) < 10
+    return f"[{_fixed(low, 4) if small else plain_loss(low)}, {plain_loss(high)}]"
 
 
 def quantity(of: str, value: float) -> str:

@@ -7,21 +7,23 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from enum import Enum
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from isthmus.errors import SymmetryError, SymmetryWarning
 from isthmus.layout import Layout
 from isthmus.network import Network
 from isthmus.symmetry import axes as assembly
 from isthmus.symmetry import verify as proof
-from isthmus.symmetry.export import Inputs, Trace, evaluation_copy, trace
+from isthmus.symmetry.export import Inputs, Trace, evaluation_copy, trace, undisturbed_generators
 from isthmus.symmetry.group import Symmetry
 from isthmus.symmetry.labels import Label, along, along_blocks, constant, of_constant, of_input, pin
 from isthmus.symmetry.orbits import solve
-from isthmus.symmetry.rules import IGNORED, RULES, Call, Result, Rule, unknown
+from isthmus.symmetry.rules import IGNORED, RULES, Call, Result, Rule, arithmetic, unknown
 from isthmus.symmetry.units import Units
 from isthmus.weights import Weights
 
@@ -76,7 +78,7 @@ def discover(
     is this library's own.
     """
     module = module.module if isinstance(module, Network) else module
-    with torch.random.fork_rng(devices=[]):
+    with undisturbed_generators():
         twin = evaluation_copy(module)
         traced = trace(twin, example_inputs)
         start = Weights.from_module(twin)
@@ -96,7 +98,7 @@ def discover(
 
 def verify_symmetry(symmetry: Symmetry, module: nn.Module, example_inputs: Inputs) -> proof.Verification:
     """Check a symmetry on a module; see `Symmetry.verify`."""
-    with torch.random.fork_rng(devices=[]):
+    with undisturbed_generators():
         symmetry.check(Weights.from_module(module))
         known = symmetry.verification
         probe = proof.Probe(module, example_inputs, None if known is None else known.outputs, _SEED)
@@ -155,6 +157,13 @@ def _other_names(module: nn.Module) -> dict[str, list[str]]:
     for name, buffer in module.named_buffers(remove_duplicate=False):
         names[id(buffer)].append(name)
     return {name: [n for n in group if n != name] for group in names.values() for name in group}
+
+
+class _Opaque(Enum):
+    """What has no label, since data decide its shape. All that feeds it is pinned, so it stays as it is."""
+
+    SCALAR = "a number that is read from a tensor"
+    TENSOR = "a tensor whose shape depends on data"
 
 
 class _Execution:
@@ -267,22 +276,36 @@ class _Execution:
             return items[number] if isinstance(items, (tuple, list)) else items
         if name in IGNORED:
             return None
+        results = node.meta.get("val")
+        shapes = [tuple(item.shape) for item in pytree.tree_leaves(results) if isinstance(item, Tensor)]
+        opaque = _Opaque.TENSOR if shapes else _Opaque.SCALAR
+        if not shapes or any(not isinstance(size, int) for shape in shapes for size in shape):
+            self._pin_arguments(node, f"{_where(node, name)}: it gives {opaque.value}")
+            return opaque
         call = self._bound(node, name)
-        if call is None:
-            return None
+        rule = self.rules.get(name, unknown)
+        found = {item for item in pytree.tree_leaves(call.arguments) if isinstance(item, _Opaque)}
+        if found:
+            # Any number may meet all elements alike; all else would have to know what it is.
+            simple = found == {_Opaque.SCALAR} and rule is arithmetic.elementwise
+            return _ruled(call, rule) if simple else unknown(call)
         constant_result = _folded(call, node)
         if constant_result is not None:
             return constant_result
-        return _ruled(call, self.rules.get(name, unknown))
+        return _ruled(call, rule)
 
-    def _bound(self, node: fx.Node, name: str) -> Call | None:
-        """The node as a call with labels for tensors; None if it returns no tensor."""
+    def _pin_arguments(self, node: fx.Node, reason: str) -> None:
+        for argument in node.all_input_nodes:
+            for label in pytree.tree_leaves(self.labels.get(argument.name)):
+                if isinstance(label, Label):
+                    pin(self.units, label, reason)
+
+    def _bound(self, node: fx.Node, name: str) -> Call:
+        """The node as a call with labels for tensors."""
         results: Any = node.meta.get("val")
         several = isinstance(results, (tuple, list))
         items: Sequence[Any] = results if several else (results,)
-        shapes = tuple(tuple(int(s) for s in item.shape) for item in items if isinstance(item, Tensor))
-        if not shapes:
-            return None
+        shapes = tuple(tuple(item.shape) for item in items if isinstance(item, Tensor))
         arguments = dict(_named_arguments(node))
         arguments = fx.node.map_arg(arguments, lambda n: self.labels.get(n.name))
         reads = [user.args[1] for user in node.users if _name(user) == "getitem"] if several else [0]

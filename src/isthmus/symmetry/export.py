@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,17 @@ class Trace:
     constants: Mapping[str, Tensor]
     inputs: Mapping[str, str]
     outputs: tuple[tuple[str, str], ...]
+
+
+@contextmanager
+def undisturbed_generators() -> Iterator[None]:
+    """Put the state of torch's global generators back afterwards, those of CUDA included once CUDA is in use.
+
+    `fork_rng` would start CUDA where nothing uses it yet, and warn where there are several devices.
+    """
+    used = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if used else []):
+        yield
 
 
 def positional(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

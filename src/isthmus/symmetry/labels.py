@@ -42,8 +42,8 @@ class Label:
         position: int64 tensor of the tensor's shape; a hash of what may not move.
         origin: in words, why the position varies: which input or constant it comes from.
         value: the tensor itself, if it is a constant of the graph.
-        content: a token that data movement keeps. Across tensors of one token, too, same ids and same
-            position mean same content.
+        content: a token that data movement keeps. Across tensors of one token, too, same ids, slot by slot
+            and in the order of the slots, and same position mean same content.
     """
 
     slots: tuple[Tensor, ...]
@@ -278,9 +278,17 @@ def origin_of(labels: Sequence[Label]) -> str:
     return max(labels, key=lambda label: (len(varying(label.position)), bool(label.origin))).origin
 
 
+def same_slots(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    """Whether two tuples of slots (compressed, of tensors of one shape) hold the same ids, slot by slot."""
+    return len(first) == len(second) and all(
+        core(one).shape == core(two).shape and torch.equal(core(one), core(two))
+        for one, two in zip(first, second, strict=True)
+    )
+
+
 def _relate(units: Units, first: Tensor, second: Tensor) -> Tensor:
     """Relate two slots over the axes along which either varies; the finer one comes back."""
-    if core(first).shape == core(second).shape and torch.equal(core(first), core(second)):
+    if same_slots([first], [second]):
         return first
     one, two = core(first), core(second)
     both = [max(sizes) for sizes in zip(one.shape, two.shape, strict=True)]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from isthmus.atomic import write_bytes_atomic
 from isthmus.errors import SymmetryError
 from isthmus.layout import Layout
 from isthmus.symmetry.action import Axis, Place
@@ -91,13 +90,13 @@ def _axis(record: dict[str, Any]) -> Axis:
 
 def _verification(record: dict[str, Any]) -> Verification:
     controls = tuple(Control(**control) for control in record["controls"])
-    tuples = {name: tuple(record[name]) for name in ("failed", "outputs")}
+    tuples = {name: tuple(record[name]) for name in ("failed", "outputs", "unmoved")}
     return Verification(**(record | tuples | {"controls": controls}))
 
 
 def write_json(record: dict[str, Any], path: Path) -> None:
     """Write JSON atomically."""
-    _write(json.dumps(record).encode(), path)
+    write_bytes_atomic(path, json.dumps(record).encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -118,7 +117,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_tensors(record: dict[str, Any], tensors: Sequence[Tensor], path: Path) -> None:
     """Write numbered tensors with a JSON record in the header of one safetensors file, atomically."""
     named = {str(number): tensor.contiguous() for number, tensor in enumerate(tensors)}
-    _write(save(named, {"isthmus": json.dumps(record)}), path)
+    write_bytes_atomic(path, save(named, {"isthmus": json.dumps(record)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], list[Tensor]]:
@@ -133,17 +132,3 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], list[Tensor]]:
             return record, [file.get_tensor(str(number)) for number in range(len(record["axes"]))]
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise SymmetryError(f"{path} cannot be read as an alignment: {error}") from error
-
-
-def _write(data: bytes, path: Path) -> None:
-    """Write to a temporary file beside the target, flush it to disk, then rename it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

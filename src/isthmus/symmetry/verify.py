@@ -1,16 +1,19 @@
 """Numerical proof that group elements leave a network's function as it is, with a control.
 
 A copy of the module is put into float64; parameters that are constant (zero-initialised, norm scales) and
-running statistics are drawn afresh, since a symmetric initialisation hides a broken symmetry. Then every
-axis is moved at once and the outputs are compared. The control moves one axis, leaves one touched parameter
-out, and expects the outputs to change: without it a parameter that the output does not depend on would prove
-anything.
+running statistics are drawn afresh, since a symmetric initialisation hides a broken symmetry. Then the axes
+are moved and the outputs are compared, for several group elements (see `elements`): one random element proves
+little, as it leaves an axis of two units where it is every other time. The control moves one axis, leaves one
+touched parameter out, and expects the outputs to change: without it a parameter that the output does not
+depend on would prove anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +22,18 @@ from torch.utils import _pytree as pytree
 from isthmus.errors import SymmetryError
 from isthmus.symmetry import action
 from isthmus.symmetry.action import Axis
-from isthmus.symmetry.export import Inputs, evaluation_copy, named_leaves, positional
+from isthmus.symmetry.export import (
+    Inputs,
+    evaluation_copy,
+    named_leaves,
+    positional,
+    undisturbed_generators,
+)
 
 TOLERANCE = 1e-9
 SINGLE_TOLERANCE = 1e-5
 _STATISTICS = ("running_mean", "running_var")
+_WHOLE = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -46,11 +56,13 @@ class Verification:
     """What the numerical check found.
 
     Attributes:
-        error: the relative change of the outputs, max |f(g·θ, x) - f(θ, x)| / max |f(θ, x)|, all axes moved.
+        error: the relative change of the outputs, max |f(g·θ, x) - f(θ, x)| / max |f(θ, x)|, the largest one
+            over the group elements g that were tried.
         tolerance: what was allowed: 1e-9 in float64, 1e-5 if the model computes in float32 inside.
         outputs: the outputs that were compared.
         controls: one for each axis; `discover` takes at most eight, spread evenly over the axes.
         failed: axes that had to be pinned because they changed the outputs: a defect of a rule.
+        unmoved: axes that none of the tried elements moved: nothing was proved of them.
     """
 
     error: float
@@ -58,11 +70,12 @@ class Verification:
     outputs: tuple[str, ...]
     controls: tuple[Control, ...] = ()
     failed: tuple[str, ...] = ()
+    unmoved: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Whether the outputs stayed and no axis had to be pinned."""
-        return self.error <= self.tolerance and not self.failed
+        """Whether the outputs stayed, every axis was moved, and none had to be pinned."""
+        return self.error <= self.tolerance and not self.failed and not self.unmoved
 
     @property
     def powerless(self) -> tuple[str, ...]:
@@ -79,6 +92,11 @@ class Probe:
         self.tensors = dict(self.twin.named_parameters(remove_duplicate=False)) | dict(
             self.twin.named_buffers(remove_duplicate=False)
         )
+        self._buffers = [
+            (owner._buffers, name, buffer)
+            for owner in self.twin.modules()
+            for name, buffer in owner._buffers.items()
+        ]
         self._redraw()
         self.originals = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
         arguments = positional(inputs)
@@ -101,14 +119,14 @@ class Probe:
         sizes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
         indices = action.gathers(axes, permutations, sizes)
         touched = {name for name, _, _ in indices} - {left_out}
+        self._restore()
         with torch.no_grad():
             for name in touched:
                 moves = {(dim, blocks): i for (n, dim, blocks), i in indices.items() if n == name}
                 self.tensors[name].copy_(action.permute(self.originals[name], moves))
-            outputs = self._outputs()
-            for name in touched:
-                self.tensors[name].copy_(self.originals[name])
-        return max((_change(self.reference[name], out) for name, out in outputs.items()), default=0.0)
+        outputs = self._outputs()
+        changes = (_change(self.reference[name], out) for name, out in outputs.items())
+        return reduce(_larger, changes, 0.0)
 
     def control(self, axes: Sequence[Axis], axis: Axis) -> Control:
         """Move one axis, with what follows it, and leave its largest parameter out."""
@@ -120,11 +138,20 @@ class Probe:
         largest = max(sorted(touched), key=lambda name: self.tensors[name].numel())
         return Control(axis.name, largest, self.error(axes, permutations, largest))
 
+    def _restore(self) -> None:
+        """Put all tensors back as they were: the forward pass itself may change or replace buffers."""
+        for owner, key, buffer in self._buffers:
+            owner[key] = buffer
+        with torch.no_grad():
+            for name, tensor in self.tensors.items():
+                if not torch.equal(tensor, self.originals[name]):  # an expanded buffer cannot be written to
+                    tensor.copy_(self.originals[name])
+
     def _outputs(self) -> dict[str, Tensor]:
         """The compared outputs by name; caches that live from training to evaluation are dropped first."""
         self.twin.train()
         self.twin.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), undisturbed_generators():
             leaves = named_leaves(self.twin(*self.args, **self.kwargs))
         tensors = {name: leaf for name, leaf in leaves if isinstance(leaf, Tensor)}
         return {n: t.clone() for n, t in tensors.items() if self.chosen is None or n in self.chosen}
@@ -148,18 +175,73 @@ class Probe:
 def verify(
     probe: Probe, axes: Sequence[Axis], failed: Sequence[str] = (), controls: int | None = None
 ) -> Verification:
-    """Move all axes by a random element and compare; then one control an axis, or at most this many."""
-    error = probe.error(axes, action.random(axes, probe.generator)) if axes else 0.0
+    """Move all axes and compare; then one control an axis, or at most this many."""
+    error = 0.0
+    waiting = {axis.name: torch.arange(axis.size) for axis in axes}
+    for element in elements(axes, probe.generator) if axes else ():
+        waiting = {name: still for name, still in waiting.items() if torch.equal(element[name], still)}
+        error = _larger(error, probe.error(axes, element))
     count = len(axes) if controls is None else min(len(axes), controls)
     spread = [axes[number * len(axes) // count] for number in range(count)]
     fired = tuple(probe.control(axes, axis) for axis in spread)
-    return Verification(error, probe.tolerance, tuple(probe.reference), fired, tuple(failed))
+    outputs = tuple(probe.reference)
+    return Verification(error, probe.tolerance, outputs, fired, tuple(failed), tuple(waiting))
 
 
 def failing(probe: Probe, axes: Sequence[Axis]) -> list[str]:
     """The axes that change the outputs when they move alone, with all that follows from them."""
-    wrong = [axis.name for axis in axes if not probe.error(axes, turned(axes, axis)) <= probe.tolerance]
+    wrong = [
+        axis.name
+        for axis in axes
+        if any(
+            not probe.error(axes, element) <= probe.tolerance
+            for element in elements(axes, probe.generator, axis.name)
+        )
+    ]
     return wrong or [axis.name for axis in axes]
+
+
+def elements(
+    axes: Sequence[Axis], generator: torch.Generator, alone: str | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """A few group elements that tell a group which is too large: logarithmically many in its cells.
+
+    In the first one, two units of every cell change places. Then the cells are numbered in binary, from one,
+    and for every digit the cells whose digit is 1 turn, in an order of their own: so each cell moves, by a
+    transposition and by a full cycle, and of any two cells (of one axis or of two) the one moves without the
+    other. The last one is uniformly random.
+
+    Args:
+        axes: all axes, parents first.
+        generator: chooses the two units and the orders.
+        alone: the axis that moves; what lies below it follows, all others stay. None for all.
+    """
+    sizes = {axis.name: axis.cells.bincount() for axis in axes if alone in (None, axis.name)}
+    movable = sum(int((size > 1).sum()) for size in sizes.values())
+    yield _element(axes, generator, [2] * movable, alone)
+    for digit in range(movable.bit_length()):
+        turning = [_WHOLE if number >> digit & 1 else 1 for number in range(1, movable + 1)]
+        yield _element(axes, generator, turning, alone)
+    if alone is None:
+        yield action.random(axes, generator)
+
+
+def _element(
+    axes: Sequence[Axis], generator: torch.Generator, cycles: Sequence[int], alone: str | None
+) -> dict[str, Tensor]:
+    """The element that turns this many units, chosen at random, in each cell of more than one unit."""
+    lengths = iter(cycles)
+    chosen: dict[str, Tensor] = {}
+    for axis in axes:
+        permutation = torch.empty(axis.size, dtype=torch.int64)
+        for units, source in action.paired_cells(axis, chosen):
+            if units.numel() > 1 and alone in (None, axis.name):
+                turning = torch.randperm(source.numel(), generator=generator)[: next(lengths)]
+                source = source.clone()
+                source[turning] = source[turning.roll(1)]
+            permutation[units] = source
+        chosen[axis.name] = permutation
+    return chosen
 
 
 def turned(axes: Sequence[Axis], axis: Axis) -> dict[str, Tensor]:
@@ -169,6 +251,11 @@ def turned(axes: Sequence[Axis], axis: Axis) -> dict[str, Tensor]:
         step[units] = units.roll(1)
     still = {each.name: torch.arange(each.size) for each in axes} | {axis.name: step}
     return action.follow(axes, still, axis.name)
+
+
+def _larger(first: float, second: float) -> float:
+    """The larger one of two errors, where not being a number counts as the largest."""
+    return first if first >= second or math.isnan(first) else second
 
 
 def _widened(tensor: Tensor) -> Tensor:

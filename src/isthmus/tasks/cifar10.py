@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ def resnet20(data: str | os.PathLike[str] | None = None, width: int = 16) -> Tas
 
     Source: He et al. 2015 (arXiv 1512.03385), section 4.2; Frankle et al. 2020 (arXiv 1912.05671), table 1.
     """
-    return _task("cifar10-resnet20", lambda: ResNet(20, width), data)
+    return _task("cifar10-resnet20", partial(ResNet, 20, width), data)
 
 
 def resnet56(data: str | os.PathLike[str] | None = None, width: int = 16) -> Task:
@@ -50,7 +51,7 @@ def resnet56(data: str | os.PathLike[str] | None = None, width: int = 16) -> Tas
 
     Source: He et al. 2015 (arXiv 1512.03385), section 4.2.
     """
-    return _task("cifar10-resnet56", lambda: ResNet(56, width), data)
+    return _task("cifar10-resnet56", partial(ResNet, 56, width), data)
 
 
 def vgg16(data: str | os.PathLike[str] | None = None, width: int = 64) -> Task:
@@ -64,7 +65,7 @@ def vgg16(data: str | os.PathLike[str] | None = None, width: int = 64) -> Task:
 
     Source: Frankle et al. 2020 (arXiv 1912.05671), table 1.
     """
-    return _task("cifar10-vgg16", lambda: VGG16(width), data)
+    return _task("cifar10-vgg16", partial(VGG16, width), data)
 
 
 def _task(name: str, model: Callable[[], nn.Module], data: str | os.PathLike[str] | None) -> Task:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ def mlp(width: int = 256) -> Task:
         width: units in each of the four hidden layers.
     """
     recipe = Recipe(epochs=60, batch=64, rate=0.1, weight_decay=1e-3, warmup=0.05, augment=add_noise)
-    return _task("digits-mlp", lambda: MLP((64, *(4 * [width]), 10)), recipe)
+    return _task("digits-mlp", partial(MLP, (64, *(4 * [width]), 10)), recipe)
 
 
 def cnn(width: int = 32) -> Task:
@@ -36,7 +37,7 @@ def cnn(width: int = 32) -> Task:
         width: channels of the first convolution; the others have twice as many.
     """
     recipe = Recipe(epochs=20, batch=64, rate=0.1, weight_decay=5e-4, warmup=0.05, augment=add_noise)
-    return _task("digits-cnn", lambda: ConvNet(8, width), recipe)
+    return _task("digits-cnn", partial(ConvNet, 8, width), recipe)
 
 
 def _task(name: str, model: Callable[[], nn.Module], recipe: Recipe) -> Task:

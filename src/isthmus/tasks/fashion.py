@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from isthmus.landscape import Recipe, Task
 from isthmus.tasks.mnist import read_family
@@ -22,5 +23,10 @@ def cnn(data: str | os.PathLike[str] | None = None, width: int = 16) -> Task:
     train, test, note = read_family("Fashion-MNIST", _FOLDERS, data, _MEAN, _STD)
     recipe = Recipe(epochs=10, batch=128, rate=0.1, weight_decay=5e-4, warmup=0.05)
     return Task(
-        model=lambda: ConvNet(28, width), train=train, test=test, recipe=recipe, name="fashion-cnn", note=note
+        model=partial(ConvNet, 28, width),
+        train=train,
+        test=test,
+        recipe=recipe,
+        name="fashion-cnn",
+        note=note,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -33,7 +34,7 @@ def mlp(data: str | os.PathLike[str] | None = None, width: int = 512) -> Task:
     train, test, note = read_family("MNIST", _FOLDERS, data, _MEAN, _STD)
     recipe = Recipe(epochs=20, batch=500, optimizer="adamw", rate=1e-3, weight_decay=0.0)
     return Task(
-        model=lambda: MLP((_SIDE * _SIDE, width, width, width, 10)),
+        model=partial(MLP, (_SIDE * _SIDE, width, width, width, 10)),
         train=train,
         test=test,
         recipe=recipe,

@@ -75,7 +75,7 @@ def _value(file: Path, name: str) -> Any:
 
 
 def _imported(file: Path) -> ModuleType:
-    """The file as a module; its own folder is importable while it runs, as for a script."""
+    """The file as a module; its own folder is importable from then on, as for a script."""
     if not file.is_file():
         raise TaskError(f"there is no file {file}; --task and --model take a Python file or a built-in name")
     spec = importlib.util.spec_from_file_location(f"isthmus_user_{file.stem}", file)
@@ -83,15 +83,15 @@ def _imported(file: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    sys.path.insert(0, str(file.parent.resolve()))
+    folder = str(file.parent.resolve())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
     except IsthmusError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TaskError(f"{file} does not import: {_told(error, file)}") from error
-    finally:
-        sys.path.remove(str(file.parent.resolve()))
     return module
 
 
@@ -100,11 +100,11 @@ def _called(function: Any, file: Path, name: str) -> Any:
         return function()
     except IsthmusError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TaskError(f"{name}() in {file} failed: {_told(error, file)}") from error
 
 
-def _told(error: Exception, file: Path) -> str:
+def _told(error: BaseException, file: Path) -> str:
     """The error in a line, with the last line of the user's file that it passed through."""
     lines = [
         f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == file.resolve()

@@ -17,7 +17,7 @@ from isthmus.symmetry.labels import (
     pointwise,
     reduce,
 )
-from isthmus.symmetry.rules.call import Call, Result, axes_of, moved, reshaped, unknown
+from isthmus.symmetry.rules.call import Call, Result, axes_of, moved, picked, reshaped, unknown
 from isthmus.symmetry.units import Units
 
 
@@ -39,6 +39,17 @@ def triangle(call: Call) -> Result:
     label = call["self"]
     mask = call.run(torch.ones(label.shape[-2:]), diagonal=call["diagonal"])
     return pointwise(call.units, [label, of_constant(mask, "a triangular mask")], call.where)
+
+
+def gated(call: Call) -> Result:
+    """The one half along an axis times the sigmoid of the other (GLU)."""
+    dim = call["dim"]
+    half = call["self"].shape[dim] // 2
+
+    def piece(start: int) -> Label:
+        return picked(call.units, call["self"], lambda t: t.narrow(dim, start, half), call.where)
+
+    return pointwise(call.units, [piece(0), piece(half)], call.where)
 
 
 def dropout(call: Call) -> Result:
@@ -64,7 +75,9 @@ def reduction(call: Call) -> Result:
 
 
 def extremum(call: Call) -> Result:
-    """The values of max and min over an axis; their indices read the order."""
+    """The values of max and min over an axis; their indices read the order. Of two tensors: pointwise."""
+    if "other" in call.arguments:
+        return elementwise(call)
     if call.several and 1 in call.used:
         return unknown(call)
     return reduction(call)

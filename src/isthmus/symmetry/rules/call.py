@@ -7,8 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from isthmus.symmetry.labels import Label, combine, compress, disjoint, of_input, pin, varying
+from isthmus.symmetry.labels import (
+    Label,
+    combine,
+    compress,
+    constant,
+    disjoint,
+    of_input,
+    pin,
+    same_slots,
+    varying,
+)
 from isthmus.symmetry.units import Units
 
 Result = Label | tuple[Label | None, ...]
@@ -47,12 +58,9 @@ class Call:
 
     @property
     def labels(self) -> list[Label]:
-        """The labels among the arguments, in order."""
-        found: list[Label] = []
-        for value in self.arguments.values():
-            items = value if isinstance(value, (list, tuple)) else (value,)
-            found += [item for item in items if isinstance(item, Label)]
-        return found
+        """The labels among the arguments, in order, however deep they lie in lists and dicts."""
+        leaves = pytree.tree_leaves(list(self.arguments.values()))
+        return [leaf for leaf in leaves if isinstance(leaf, Label)]
 
 
 Rule = Callable[[Call], Result]
@@ -78,14 +86,14 @@ def picked(units: Units, label: Label, movement: Callable[[Tensor], Tensor], whe
 
     A unit that is picked out of its axis leaves a tensor which does not vary with it: the slot would be
     dropped together with the fact that this one unit was meant, so that unit is pinned, and its id becomes a
-    position.
+    position, together with the slot's number: a row i of f(u_i, v_j) is not its column i.
     """
     result = moved(label, movement)
     position = result.position
-    for before, after in zip(label.slots, result.slots, strict=True):
+    for number, (before, after) in enumerate(zip(label.slots, result.slots, strict=True)):
         if varying(before) and not varying(after) and after.numel():
             units.pin(after.reshape(-1)[:1], f"{where}: this unit is picked out of its axis")
-            position = combine([position, after])
+            position = combine([position, constant(position.shape, number), after])
     kept = tuple(slot for slot in result.slots if varying(slot))
     return replace(result, slots=kept, position=position)
 
@@ -107,5 +115,10 @@ def axes_of(dims: Any, rank: int) -> list[int]:
 
 
 def settled(units: Units, label: Label) -> Label:
-    """The same label with slots that vary along distinct axes."""
-    return replace(label, slots=disjoint(units, label.slots), value=None)
+    """The same label with slots that vary along distinct axes.
+
+    Where slots had to be merged, its ids are no longer those of the tensor that it is a piece of.
+    """
+    slots = disjoint(units, label.slots)
+    content = label.content if same_slots(slots, label.slots) else object()
+    return replace(label, slots=slots, value=None, content=content)

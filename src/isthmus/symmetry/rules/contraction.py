@@ -21,7 +21,7 @@ from isthmus.symmetry.labels import (
     varying,
 )
 from isthmus.symmetry.rules.arithmetic import normalised
-from isthmus.symmetry.rules.call import Call, Result, moved, picked, settled
+from isthmus.symmetry.rules.call import Call, Result, moved, picked, settled, unknown
 from isthmus.symmetry.units import Units
 
 
@@ -60,6 +60,65 @@ def add_matmul(call: Call) -> Result:
     result = product(call.units, first, second, call.where)
     result = moved(result, lambda t: t.squeeze(-1)) if vector else result
     return pointwise(call.units, [added, result], call.where)
+
+
+def outer(call: Call) -> Result:
+    """The outer product of two vectors."""
+    first, second = call.labels
+    sides = [moved(first, lambda t: t.unsqueeze(1)), moved(second, lambda t: t.unsqueeze(0))]
+    return pointwise(call.units, sides, call.where)
+
+
+def einsum(call: Call) -> Result:
+    """Sums of products in index notation; one that repeats an index in one tensor has no rule."""
+    equation = call["equation"].replace(" ", "")
+    inputs, arrow, result = equation.partition("->")
+    terms = [
+        _spelled(term, len(label.shape)) for term, label in zip(inputs.split(","), call.labels, strict=True)
+    ]
+    if any(len(set(term)) < len(term) for term in terms):
+        return unknown(call)
+    letters = [letter for term in terms for letter in term]
+    dots = sorted({letter for letter in letters if letter.isdigit()})
+    single = dots + sorted(x for x in set(letters) - set(dots) if letters.count(x) == 1)
+    kept = list(result.replace("...", "".join(dots))) if arrow else single
+    return _summed(call, call.labels, terms, kept)
+
+
+def bilinear(call: Call) -> Result:
+    """xᵀ W y + b, a number for every slice of W."""
+    first, second, weight = call["input1"], call["input2"], call["weight"]
+    dots = [str(number) for number in range(len(first.shape) - 1)]
+    terms = [[*dots, "i"], ["o", "i", "j"], [*dots, "j"]]
+    result = _summed(call, [first, weight, second], terms, [*dots, "o"])
+    return result if call["bias"] is None else pointwise(call.units, [result, call["bias"]], call.where)
+
+
+def _spelled(term: str, rank: int) -> list[str]:
+    """The indices of one tensor; those that an ellipsis stands for are digits, counted from the right."""
+    before, dots, after = term.partition("...")
+    number = rank - len(before) - len(after) if dots else 0
+    return [*before, *(chr(ord("9") - n) for n in reversed(range(number))), *after]
+
+
+def _summed(
+    call: Call, labels: Sequence[Label], terms: Sequence[Sequence[str]], kept: Sequence[str]
+) -> Label:
+    """The product of tensors whose axes are named, summed over all names that are not kept."""
+    gone = sorted({letter for term in terms for letter in term} - set(kept))
+    names = [*kept, *gone]
+    laid = [_laid_by_name(label, term, names) for label, term in zip(labels, terms, strict=True)]
+    if not gone:
+        return pointwise(call.units, laid, call.where)
+    product = contract(call.units, laid, range(len(kept), len(names)), call.where)
+    return moved(product, lambda t: t.reshape(t.shape[: len(kept)]))
+
+
+def _laid_by_name(label: Label, term: Sequence[str], names: Sequence[str]) -> Label:
+    """The label with its axes in the order of these names, size 1 for those that it has not."""
+    order = [term.index(name) for name in names if name in term]
+    sizes = [label.shape[term.index(name)] if name in term else 1 for name in names]
+    return moved(label, lambda t: t.permute(order).reshape(sizes))
 
 
 def convolution(call: Call) -> Result:

@@ -22,6 +22,7 @@ from isthmus.symmetry.labels import (
     of_constant,
     origin_of,
     pointwise,
+    same_slots,
     varying,
 )
 from isthmus.symmetry.partitions import count_distinct, distinct
@@ -90,24 +91,34 @@ def join_parts(call: Call, parts: Sequence[Label], dim: int) -> Label:
     """The label of tensors laid end to end.
 
     Units along the axis are laid end to end, too. A part without any gets one unit that stands for all of it
-    (its positions tell the elements apart). Units along other axes meet those of the other parts. Parts that
-    are pieces of one tensor are still its content; otherwise units of one origin may hold x in one part and
-    f(x) in another, so that the part becomes a position.
+    (its positions tell the elements apart). Units along other axes meet those of the other parts.
+
+    Pieces of one tensor are still its content as long as every element keeps its ids, that is, if the units
+    along the other axes are the same ones in every part: where other units meet, those of one part stand for
+    those of all. Then, and where units of one origin may hold x in one part and f(x) in another, the part
+    becomes a position.
     """
     units, (shape,) = call.units, call.shapes
     parts = [settled(units, part) for part in parts]
-    lying = [next((s for s in part.slots if dim in varying(s)), None) for part in parts]
+    numbers = [next((n for n, s in enumerate(part.slots) if dim in varying(s)), None) for part in parts]
+    lying = [None if n is None else part.slots[n] for part, n in zip(parts, numbers, strict=True)]
     section = [1 if axis == dim else size for axis, size in enumerate(shape)]
-    across = [core(s).expand(section) for part in parts for s in part.slots if dim not in varying(s)]
-    slots = [slot.expand(shape) for slot in disjoint(units, across)]
+    across = [[core(s).expand(section) for s in part.slots if dim not in varying(s)] for part in parts]
+    # The slots must correspond in order, too: f(u_i, v_j) and its transpose are pieces of one tensor.
+    one = (
+        all(part.content is parts[0].content for part in parts)
+        and len({number for number in numbers if number is not None}) < 2
+        and all(same_slots(slots, across[0]) for slots in across)
+    )
+    slots = [slot.expand(shape) for slot in disjoint(units, [slot for slots in across for slot in slots])]
     if any(slot is not None for slot in lying):
         whole = [
             slot if slot is not None else constant(part.shape, int(units.fresh(1)))
             for part, slot in zip(parts, lying, strict=True)
         ]
-        slots.append(_end_to_end(whole, dim, shape))
+        place = next(number for number in numbers if number is not None) if one else len(slots)
+        slots.insert(place, _end_to_end(whole, dim, shape))
     positions = [part.position for part in parts]
-    one = all(part.content is parts[0].content for part in parts)
     if not one and not _strangers(units, lying):
         positions = [combine([p, constant(p.shape, number)]) for number, p in enumerate(positions)]
     label = Label(tuple(slots), _end_to_end(positions, dim, shape), origin_of(parts))
@@ -136,13 +147,18 @@ def _strangers(units: Units, slots: Sequence[Tensor | None]) -> bool:
 
 
 def pad(call: Call) -> Result:
-    """Padding with a constant; other modes copy elements and are data movement."""
+    """Padding with a constant; other modes copy elements."""
     if call.get("mode", "constant") != "constant":
-        return picked(call.units, call["self"], partial(_move_by_index, call), call.where)
+        return pad_by_copies(call)
     if any(width < 0 for width in call["pad"]):
         return unknown(call)
     value = call.get("value")
     return padded(call, call["self"], call["pad"], call.shapes[0], 0.0 if value is None else float(value))
+
+
+def pad_by_copies(call: Call) -> Result:
+    """Padding with the tensor's own elements (reflected, replicated, circular) is data movement."""
+    return picked(call.units, call["self"], partial(_move_by_index, call), call.where)
 
 
 def padded(call: Call, label: Label, widths: Sequence[int], shape: Sequence[int], value: float) -> Label:

@@ -27,6 +27,7 @@ _NAMES: tuple[tuple[Rule, str], ...] = (
     ),
     (arithmetic.prelu, "prelu _prelu_kernel"),
     (arithmetic.triangle, "tril triu"),
+    (arithmetic.gated, "glu"),
     (arithmetic.dropout, "dropout feature_dropout alpha_dropout"),
     (
         arithmetic.reduction,
@@ -73,9 +74,13 @@ _NAMES: tuple[tuple[Rule, str], ...] = (
     (movement.index_select, "index_select"),
     (movement.concatenate, "cat concat"),
     (movement.stack, "stack"),
+    (movement.pad, "pad constant_pad_nd"),
     (
-        movement.pad,
-        "pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d",
+        movement.pad_by_copies,
+        """
+        reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
+        replication_pad3d
+        """,
     ),
     (movement.slice_scatter, "slice_scatter"),
     (movement.select_scatter, "select_scatter"),
@@ -83,6 +88,9 @@ _NAMES: tuple[tuple[Rule, str], ...] = (
     (movement.blank, "empty empty_like new_empty empty_permuted"),
     (contraction.linear, "linear"),
     (contraction.matmul, "matmul mm bmm mv dot"),
+    (contraction.outer, "outer ger"),
+    (contraction.einsum, "einsum"),
+    (contraction.bilinear, "bilinear"),
     (contraction.add_matmul, "addmm baddbmm addmv"),
     (contraction.convolution, "conv1d conv2d conv3d"),
     (contraction.transposed_convolution, "conv_transpose1d conv_transpose2d conv_transpose3d"),
