@@ -11,7 +11,7 @@ from benchmarks.side_by_side import Ratio, side_by_side
 from isthmus import Landscape, Segment, Weights, profile
 from isthmus.repair.batchnorm import batchnorm_layers
 
-_POINTS, _EXAMPLES, _BATCH = 5, 512, 256
+_POINTS, _EXAMPLES, _BATCH = 5, 256, 128
 
 
 def run(rounds: int) -> Iterator[Ratio]:

@@ -26,6 +26,7 @@ def hidden(forward: Forward, out: int = 12) -> Callable[[], nn.Module]:
             lambda m, x: forward(m, torch.tanh(m.first(x))),
             first=nn.Linear(6, 12), second=nn.Linear(6, 12), head=nn.Linear(out, 3), turn=nn.Linear(12, 12),
             four=nn.Linear(12, 4), gn=nn.GroupNorm(3, 12), gn2=nn.GroupNorm(6, 12), norm=nn.LayerNorm(12),
+            two=nn.Linear(2, 8), pieces=nn.Linear(24, 12), outs=nn.Linear(8, 3),
         )  # fmt: skip
 
     return build
@@ -41,6 +42,36 @@ def _overwritten(m, h):
 def _straddling(m, h):
     both = torch.cat([m.four(h), F.relu(m.four(h) * 2)[:, :2], m.turn(h)[:, :6]], 1)
     return m.head(m.gn(both))
+
+
+def _table(h):
+    """A function of every two units that is not symmetric in them."""
+    return torch.tanh(h[:, :, None] + 2 * torch.sin(h)[:, None])
+
+
+def _beside_its_mirror_image(m, h):
+    table = _table(h)
+    return m.head(m.pieces(torch.cat([table, table.mT], 1).mT).relu().sum(1)[:, :12])
+
+
+def _put_together_beside_its_mirror_image(m, h):
+    table = _table(h)
+    whole = torch.cat([table[:, :5], table[:, 5:]], 1)
+    return m.head(m.pieces(torch.cat([table.mT, whole], 1).mT).relu().sum(1)[:, :12])
+
+
+def _row_and_column(m, h):
+    table = _table(h)
+    return m.pieces(torch.cat([table[:, 1], table[:, :, 1]], 1))
+
+
+def _two_diagonals(m, h):
+    table, first = _table(h), [0, 1, 2, 3, 4, 5]
+    return m.head(torch.cat([table[:, first, first], table[:, first, [6, 7, 8, 9, 10, 11]]], 1))
+
+
+def _data_decide_a_shape(m, h):
+    return m.head(h) * h[h > 0].sum()
 
 
 def _two_norms(m, h):
@@ -85,6 +116,44 @@ ADVERSARIAL: dict[str, tuple[Callable[[], nn.Module], float | None]] = {
     "parts of it exchanged": (hidden(lambda m, h: m.head(torch.cat([h[:, 6:], h[:, :6]], 1))), L(12)),
     "a part of it transformed": (
         hidden(lambda m, h: m.head(torch.cat([h[:, 6:], h[:, :6].exp()], 1))), 2 * L(6)
+    ),
+    # Pieces of one tensor whose other axes hold other units: the columns of `two` may not be exchanged.
+    "halves stacked": (
+        hidden(lambda m, h: m.outs(m.two(torch.stack(h.chunk(2, 1), 2)).relu().sum(1))), L(6) + L(8)
+    ),
+    "halves as rows": (
+        hidden(lambda m, h: m.outs(m.two(torch.cat(h[:, None].chunk(2, 2), 1).mT).relu().sum(1))), L(6) + L(8)
+    ),
+    "even and odd stacked": (
+        hidden(lambda m, h: m.outs(m.two(torch.stack([h[:, ::2], h[:, 1::2]], 1).mT).relu().sum(1))),
+        L(6) + L(8),
+    ),
+    "halves interleaved": (
+        hidden(lambda m, h: m.head(torch.stack(h.chunk(2, 1), 2).flatten(1))), L(6)
+    ),
+    "table beside its mirror image": (hidden(_beside_its_mirror_image), 2 * L(12)),
+    "table put together beside its mirror image": (hidden(_put_together_beside_its_mirror_image), 2 * L(12)),
+    "row and column of a table": (hidden(_row_and_column), L(11)),
+    "two diagonals of a table": (hidden(_two_diagonals), L(6)),
+    "data decide a shape": (hidden(_data_decide_a_shape), 0.0),
+    "data decide a number": (hidden(lambda m, h: m.head(h * (h > 0).sum().item())), L(12)),
+    "one unit as a number": (hidden(lambda m, h: m.head(h * h[0, 3].item())), L(11)),
+    "gated by its other half": (hidden(lambda m, h: m.head(F.glu(h)), 6), L(6)),
+    "the larger of two": (hidden(lambda m, h: m.head(torch.max(h, m.turn(h)))), L(12)),
+    "the smaller of two": (hidden(lambda m, h: m.head(torch.min(h, m.turn(h)))), L(12)),
+    "outer product of vectors": (hidden(lambda m, h: m.head(torch.outer(h[:, 0].exp(), h[0]))), L(11)),
+    "index notation": (
+        hidden(lambda m, h: torch.einsum("bi,oi->bo", h, m.head.weight * torch.einsum("...i->i", h))), L(12)
+    ),
+    "index notation in order": (hidden(lambda m, h: torch.einsum("...a,bc->...abc", h, h).sum(2)), 0.0),
+    "index notation over a diagonal": (
+        hidden(lambda m, h: m.head(torch.einsum("bi,ii->bi", h, m.turn.weight))), None
+    ),
+    "bilinear map": (
+        hidden(lambda m, h: F.bilinear(h, m.four(h), m.turn.weight.view(3, 12, 4))), None
+    ),
+    "reflected places": (
+        hidden(lambda m, h: m.head(F.pad(h[:, :, None].expand(-1, -1, 3), (1, 1), "replicate").sum(2))), L(12)
     ),
     "taken apart": (hidden(lambda m, h: m.head(torch.stack(h.unbind(1), 1))), 0.0),
     "picked units beside one another": (hidden(lambda m, h: torch.cat([h[:, :1], h[:, 5:6]], 1)), L(10)),

@@ -14,9 +14,13 @@ from torch import nn
 
 from adversarial import ADVERSARIAL
 from cases import CASES, Calls, Case, L, ResNet, each_case, found
-from isthmus.errors import SymmetryError, SymmetryWarning
-from isthmus.symmetry import AbstractGroup, Alignment, Outcome, Symmetry, discover
+from isthmus.errors import SettingError, SymmetryError, SymmetryWarning
+from isthmus.symmetry import AbstractGroup, Alignment, Axis, Outcome, Symmetry, discover
+from isthmus.symmetry.action import Place, members_of
+from isthmus.symmetry.labels import Label, along, constant
 from isthmus.symmetry.rules import Call, arithmetic, unknown
+from isthmus.symmetry.units import Units
+from isthmus.symmetry.verify import Probe, elements, failing, verify
 from isthmus.weights import Weights
 
 
@@ -295,6 +299,148 @@ def test_a_control_without_power_is_reported():
     proof = discover(module, torch.randn(3, 4)).verification
     assert proof.powerless == ("first.weight[0]",)
     assert proof.passed
+
+
+# A wrong group is split or made by hand, so that no rule has to be wrong: only the proof can find it.
+
+
+def mlp_of_two() -> nn.Module:
+    return Case("", lambda: nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 3)), (4, 3), 0.0).module()
+
+
+def swapping_by(name: str, *places: tuple[str, int]) -> Axis:
+    found_places = tuple(Place(p, dim, torch.tensor([[0], [1]])) for p, dim in places)
+    return Axis(name, 2, found_places, (), torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_wrong_axis_of_two_units_is_caught_whatever_the_seed(seed, part):
+    """A random element leaves it where it is every other time."""
+    axis = swapping_by("wrong", (("0.weight", 0), ("2.weight", 1))[part])
+    proof = verify(Probe(mlp_of_two(), torch.randn(4, 3), None, seed), (axis,))
+    assert proof.error > 1e-3
+    assert not proof.passed
+    assert proof.unmoved == ()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_tie_between_two_axes_that_is_missing_is_caught_whatever_the_seed(seed):
+    """Both moved together, or neither, leave the function as it is."""
+    rows = swapping_by("rows", ("0.weight", 0), ("0.bias", 0))
+    columns = swapping_by("columns", ("2.weight", 1))
+    probe = Probe(mlp_of_two(), torch.randn(4, 3), None, seed)
+    assert not verify(probe, (rows, columns)).passed
+    assert failing(probe, (rows, columns)) == ["rows", "columns"]
+    both = swapping_by("both", ("0.weight", 0), ("0.bias", 0), ("2.weight", 1))
+    assert verify(probe, (both,)).passed
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_cells_that_may_only_move_together_are_told_from_cells_that_may_move_alone(seed):
+    """Two heads of two units, whose inner order is one for both."""
+    module = Calls(
+        lambda m, x: (m.q(x).view(-1, 2, 2) @ m.k.weight).flatten(1) ** 2,
+        q=nn.Linear(3, 4), k=nn.Linear(2, 2),
+    )  # fmt: skip
+    places = (Place("q.weight", 0, torch.arange(4)[:, None]), Place("q.bias", 0, torch.arange(4)[:, None]))
+    inner = Axis("inner", 4, places, (), torch.tensor([0, 0, 1, 1]))
+    shared = swapping_by("shared", ("k.weight", 0))
+    probe = Probe(module, torch.randn(4, 3), None, seed)
+    assert not verify(probe, (inner, shared)).passed
+    together = Axis(
+        "together", 2,
+        (
+            *(Place(p.parameter, 0, torch.tensor([[0, 2], [1, 3]])) for p in places),
+            Place("k.weight", 0, torch.tensor([[0], [1]])),
+        ),
+        (), torch.zeros(2, dtype=torch.int64),
+    )  # fmt: skip
+    assert verify(probe, (together,)).passed
+
+
+@pytest.mark.parametrize("width", [3, 4, 6])
+def test_a_cyclic_group_is_not_taken_for_all_permutations(width):
+    module = Calls(
+        lambda m, x: ((h := m.first(x).tanh()) * h.roll(1, 1) ** 2).sum(1), first=nn.Linear(3, width)
+    )
+    with pytest.warns(SymmetryWarning, match=r"moving first\.weight\[0\] changed the outputs"):
+        symmetry = discover(module, torch.randn(4, 3), rules={"aten::roll": arithmetic.elementwise})
+    assert symmetry.axes == ()
+
+
+def test_an_axis_that_no_element_moves_is_listed():
+    still = Axis("still", 2, (Place("0.weight", 0, torch.tensor([[0], [1]])),), (), torch.tensor([0, 1]))
+    proof = verify(Probe(mlp_of_two(), torch.randn(4, 3), None, 0), (still,))
+    assert proof.unmoved == ("still",)
+    assert proof.error == 0
+    assert not proof.passed
+
+
+@each_case
+def test_the_elements_of_the_proof_move_every_cell_and_move_every_two_apart(name):
+    axes = found(name).axes
+    tried = list(elements(axes, seeded(0)))
+    for axis in axes:
+        assert any(not torch.equal(element[axis.name], torch.arange(axis.size)) for element in tried)
+    moved = [
+        tuple(bool((element[axis.name][cell] != cell).any()) for element in tried[1:-1])
+        for axis in axes
+        if not axis.parents
+        for cell in members_of(axis)
+        if cell.numel() > 1
+    ]
+    assert all(any(row) for row in moved)
+    assert len(set(moved)) == len(moved)
+
+
+@pytest.mark.parametrize("step", [lambda n: n.add_(1.0), None])
+def test_buffers_that_the_forward_pass_changes_raise_no_false_alarm(step):
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 4), nn.Linear(4, 2)
+            self.register_buffer("n", torch.ones(()))
+            self.register_buffer("places", torch.arange(2).expand(3, 2))
+
+        def forward(self, x):
+            if step is None:
+                self.n = self.n + 1
+            else:
+                step(self.n)
+            return self.two(torch.tanh(self.one(x))) * self.n + self.places[:2]
+
+    symmetry = discover(Counting(), torch.randn(2, 3))
+    assert symmetry.log2_order == pytest.approx(L(4))
+    assert symmetry.verification.passed
+
+
+@pytest.mark.parametrize("pad", [nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d, nn.ZeroPad2d])
+def test_padded_channels_may_move(pad):
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), pad(1), nn.Tanh(), nn.Conv2d(6, 2, 3))
+    assert discover(net, torch.randn(1, 3, 6, 6)).log2_order == pytest.approx(L(6))
+
+
+def test_labels_that_lie_deep_in_the_arguments_are_pinned_too():
+    units = Units()
+    label = Label((along(units.fresh(4), (4,), 0),), constant((4,)))
+    call = Call(units, "aten::odd", print, {"a": [[label], {"b": (label,)}]}, ((4,),), frozenset({0}), "odd")
+    assert call.labels == [label, label]
+    unknown(call)
+    assert len(units.marks) == 2
+
+
+def test_a_shape_that_data_decide_pins_with_a_reason():
+    build, _ = ADVERSARIAL["data decide a shape"]
+    symmetry = discover(build(), torch.randn(5, 6))
+    assert "it gives a tensor whose shape depends on data" in symmetry.explain("first.weight", 0)
+
+
+def test_symmetries_are_saved_into_folders_that_do_not_exist_yet(tmp_path):
+    found("mlp").save(tmp_path / "new" / "symmetry.json")
+    assert Symmetry.load(tmp_path / "new" / "symmetry.json").verification == found("mlp").verification
+    with pytest.raises(SettingError, match="is a folder"):
+        found("mlp").save(tmp_path / "new")
 
 
 def test_symmetric_initialisation_does_not_hide_a_broken_symmetry():
