@@ -74,8 +74,8 @@ def test_resamples_are_paired_and_agree_with_a_naive_bootstrap() -> None:
         means = loss[:, torch.randint(300, (300,), generator=generator)].double().mean(1)
         heights.append(float((means - (means[0] + means[-1]) / 2).max()))
     low, high = torch.tensor(heights).quantile(torch.tensor([0.025, 0.975])).tolist()
-    assert found.low == pytest.approx(2 * found.height - high, abs=3e-3)
-    assert found.high == pytest.approx(2 * found.height - low, abs=3e-3)
+    assert found.low == pytest.approx(min(low, 2 * found.height - high), abs=3e-3)
+    assert found.high == pytest.approx(max(high, 2 * found.height - low), abs=3e-3)
     assert found.high - found.low < 0.1, "the common noise cancels because the examples are paired"
 
 
@@ -101,11 +101,12 @@ def correlated_errors(n: int, rho: float, rates: torch.Tensor, generator: torch.
 @pytest.mark.parametrize(
     ("n", "rho", "rate", "height", "least", "false_barriers"),
     [
-        (600, 0.98, 0.05, 0.0, 0.80, 0.02),
-        (600, 0.9, 0.1, 0.0, 0.75, 0.04),
+        (600, 0.98, 0.05, 0.0, 0.78, 0.02),
+        (600, 0.9, 0.1, 0.0, 0.74, 0.04),
         (300, 0.9, 0.3, 0.0, 0.75, 0.08),
-        (600, 0.9, 0.1, 0.1, 0.85, None),
-        (600, 0.98, 0.05, 0.02, 0.85, None),
+        (600, 0.9, 0.1, 0.1, 0.93, None),
+        (600, 0.98, 0.05, 0.02, 0.91, None),
+        (600, 0.99, 0.01, 0.003, 0.92, 0.02),
     ],
 )
 def test_how_often_the_interval_of_a_maximum_holds_the_truth(
@@ -114,8 +115,8 @@ def test_how_often_the_interval_of_a_maximum_holds_the_truth(
     """25 points with true rates known; flat paths of little correlated points are the hard case.
 
     A percentile interval holds the truth of a flat path never, and calls it a barrier up to every second
-    time. Measured over 200 trials each: 0.88, 0.85, 0.86, 0.93, 0.94 (nominal 0.95); the bounds leave room
-    for 120 trials.
+    time. Measured over 150 trials each: 0.86, 0.83, 0.84, 0.99, 0.97, 0.98 (nominal 0.95); the bounds
+    leave room for 120 trials.
     """
     t = torch.linspace(0, 1, 25, dtype=torch.float64)
     rates = rate + height * (1 - (2 * t - 1).abs())

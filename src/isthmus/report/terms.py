@@ -90,10 +90,11 @@ def _interval(study: PairStudy) -> str:
     levels = sorted({barrier.level for path in study.paths for barrier in path.barriers}) or [0.95]
     named = " and ".join(coverage(level) for level in levels)
     return (
-        f"Of a barrier: {named} nominally, by the paired basic bootstrap. The examples are drawn again "
-        "with replacement, the same draw for all points of a path, and the maximum is taken anew in each. A "
+        f"Of a barrier: {named} nominally, by the paired bootstrap. The examples are drawn again with "
+        "replacement, the same draw for all points of a path, and the maximum is taken anew in each. A "
         "maximum over noisy points is biased upward, the more the more points and the fewer examples there "
-        "are; the interval is reflected at the height to make up for it. Where no "
+        "are; the interval joins the percentile one, which keeps that bias, and the basic one, which takes "
+        "it out. Where no "
         "example tells any two points apart the interval has no width, and only the number of examples says "
         "how much that is worth. Of an error: Wilson's interval. Of a loss: the normal interval of a mean."
     )
