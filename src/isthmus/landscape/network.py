@@ -130,6 +130,7 @@ class Landscape(AbstractLandscape):
                         output = self.task.run(module, batch)
                         losses[index].append(_kept(self.task.losses(output, batch)))
                         errors[index].append(_kept(self.task.errors(output, batch)))
+                del point  # before the next is made: one point's memory, not two
         return torch.stack([torch.cat(row) for row in losses]), _shares([torch.cat(row) for row in errors])
 
     def _buffers(
