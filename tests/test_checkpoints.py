@@ -576,3 +576,12 @@ def test_strangers_checkpoints_load(depth, coordinates):
         checkpoint = read_checkpoint(path)
         assert checkpoint.weights.layout.numel == coordinates
         assert checkpoint.unwrapped[1] == "took the prefix 'module.' off every name"
+
+
+def test_an_archive_that_unfolds_without_measure_is_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data.pkl", b"\0" * 10)
+        archive.writestr("bomb/data/0", b"\0" * (1 << 25))
+    with pytest.raises(CheckpointError, match="would unfold to"):
+        load_weights(path)

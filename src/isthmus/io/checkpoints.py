@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from isthmus.atomic import atomic_path
 from isthmus.errors import CheckpointError, LayoutError, SettingError
-from isthmus.io.tensorfiles import Contents, parse_json, read_contents
+from isthmus.io.tensorfiles import MOST_UNFOLDING, SMALL, Contents, parse_json, read_contents
 from isthmus.io.unwrap import State, unwrap
 from isthmus.network import Network
 from isthmus.weights import Weights
@@ -36,8 +36,6 @@ _FOLDER_FILES = (
 _OWN_KEY = "isthmus"
 _RESERVED = ("format", _OWN_KEY)
 _BLOCK = 1 << 20
-# A tensor may be saved as a view that repeats its storage; one that unfolds beyond this is a trap.
-_MOST_UNFOLDING, _SMALL = 100, 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,7 +259,7 @@ def _require_bounded(state: State, source: Path) -> None:
     """Refuse views that unfold a small storage to a size nobody saves."""
     for name, tensor in state.items():
         size, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
-        if size > max(_MOST_UNFOLDING * stored, _SMALL):
+        if size > max(MOST_UNFOLDING * stored, SMALL):
             raise CheckpointError(
                 f"the tensor {name} of {source} unfolds {stored:,} stored bytes to {size:,}: refused as "
                 "damaged; save a contiguous copy"

@@ -10,6 +10,7 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ from safetensors import safe_open
 from isthmus.errors import CheckpointError
 
 Kind = Literal["safetensors", "zip", "pickle"]
+
+MOST_UNFOLDING, SMALL = 100, 1 << 24
+"""Content may be this many times the bytes that hold it; below so many bytes it does not matter."""
 
 _OWN_KEY = "isthmus"
 _TAR_MARK = slice(257, 262)
@@ -166,6 +170,8 @@ def _require_length(path: Path, header: Mapping[str, Any], start: int) -> None:
 
 def _read_torch(path: Path, kind: Kind) -> Contents:
     """Open a file of torch.save with the weights-only reader, which executes nothing."""
+    if kind == "zip":
+        _require_stored(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -174,6 +180,20 @@ def _read_torch(path: Path, kind: Kind) -> Contents:
         # The reader raises nearly every kind of error on damaged input; each means that nothing was loaded.
         raise _torch_error(path, kind, error) from None
     return Contents(value, "torch (zip)" if kind == "zip" else "torch (legacy pickle)", _own_texts(value))
+
+
+def _require_stored(path: Path) -> None:
+    """Refuse an archive that unfolds to far more than the file: torch stores its tensors uncompressed."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            whole = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # damaged: the reader itself says how
+    if whole > max(MOST_UNFOLDING * path.stat().st_size, SMALL):
+        raise CheckpointError(
+            f"{path} has {path.stat().st_size:,} bytes and would unfold to {whole:,}: torch.save writes no "
+            "such file. It was not opened"
+        )
 
 
 def _torch_error(path: Path, kind: Kind, error: Exception) -> CheckpointError:
