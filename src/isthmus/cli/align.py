@@ -39,7 +39,7 @@ def align(
     path = new_file(out, f"{b.stem}-aligned.safetensors", force)
     problem = open_task(task, data, device)
     one, two = open_checkpoint(a, problem), open_checkpoint(b, problem)
-    from isthmus.experiments.pair import matching_record
+    from isthmus.experiments.measuring import matching_record
     from isthmus.io.checkpoints import save_weights
     from isthmus.match import match_weights
     from isthmus.report.terminal import matching_table

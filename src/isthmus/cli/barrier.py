@@ -50,7 +50,7 @@ def barrier(
     path = new_file(out, "", force) if out else None
     problem = open_task(task, data, device)
     one, two = open_checkpoint(a, problem), open_checkpoint(b, problem)
-    from isthmus.experiments.pair import study_path
+    from isthmus.experiments.measuring import study_path
     from isthmus.io.records import write_record
     from isthmus.landscape import Landscape
     from isthmus.path import Segment

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from isthmus.io.checkpoints import Checkpoint
     from isthmus.io.runs import Run
     from isthmus.landscape import Task
+    from isthmus.symmetry import Symmetry
 
 
 def tell(
@@ -36,25 +37,25 @@ def tell(
     settings = PairSettings(examples=limit(examples), **options)
     problem = open_task(task, data, settings.device)
     one, two = open_checkpoint(a, problem), open_checkpoint(b, problem)
-    if settings.align:
-        require_traceable(problem)
     identity = pair_identity(problem, one, two, settings)
     folder = out or Path(f"isthmus-{procedure}-{slug(problem.name)}-{digest_of(identity)[:8]}")
+    matched = (folder / "records" / "matching.json").exists()
+    symmetry = symmetry_of(problem) if settings.align and not matched else None
     run = Run.open(folder, procedure, identity)
     try:
-        study = written(run, problem, one, two, settings, bars(quiet, as_json), figures)
+        study = written(run, problem, one, two, settings, bars(quiet, as_json), figures, symmetry)
     finally:
         run.close()
     show(study, run, quiet, as_json)
 
 
-def require_traceable(task: Task) -> None:
-    """Refuse a model that cannot be aligned before anything is written."""
+def symmetry_of(task: Task) -> Symmetry:
+    """The symmetry of the task's model; one that cannot be aligned is refused before anything is written."""
     from isthmus.errors import SymmetryError
     from isthmus.symmetry import discover
 
     try:
-        discover(task.traceable, task.example, verify=False)
+        return discover(task.traceable, task.example)
     except SymmetryError as error:
         raise SymmetryError(f"{error} To study the pair without alignment, add --no-align.") from error
 
@@ -75,13 +76,16 @@ def written(
     settings: Any,
     progress: Any,
     figures: bool,
+    symmetry: Symmetry | None = None,
 ) -> PairStudy:
     """The study of a pair, with its report (and figures) in the run's folder."""
     from isthmus.experiments.pair import study_pair
     from isthmus.report.export import save_figures
     from isthmus.report.html import write_report
 
-    study = study_pair(task, a, b, settings, run=run, command=command_line(), progress=progress)
+    study = study_pair(
+        task, a, b, settings, run=run, command=command_line(), progress=progress, symmetry=symmetry
+    )
     write_report(study, run.path("report.html"))
     if figures:
         save_figures(study, run.path("figures"))

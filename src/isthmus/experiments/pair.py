@@ -10,33 +10,27 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 import torch
 
-from isthmus.barriers import barrier, profile
 from isthmus.connect import CurveConnector, Outcome
 from isthmus.connect.abstract import PATH_KINDS, load_controls, save_controls
 from isthmus.errors import SettingError
-from isthmus.experiments.records import AxisRow, End, Fit, Matching, Merge, PairStudy, PathStudy
+from isthmus.experiments.measuring import matching_record, study_path
+from isthmus.experiments.records import End, Fit, Matching, Merge, PairStudy, PathStudy
 from isthmus.fanout import Fanout, Serial
 from isthmus.identity import digest_of
 from isthmus.io.checkpoints import Checkpoint
 from isthmus.io.runs import Run
 from isthmus.landscape import Landscape, Task
-from isthmus.landscape.abstract import SPLITS
 from isthmus.match import match_weights
 from isthmus.path import AbstractPath, Plane, Segment, spans_plane
 from isthmus.progress import Progress, Silent, Titled
-from isthmus.repair.batchnorm import BatchNormPolicy
+from isthmus.repair.batchnorm import policy_named
 from isthmus.scores import scores
 from isthmus.surfaces import Surface, scan_plane
 from isthmus.symmetry import Alignment, Symmetry, discover
 from isthmus.weights import Weights
-
-_MEASURES: tuple[tuple[Literal["loss", "error"], Literal["mean", "chord"]], ...] = (
-    ("loss", "mean"), ("loss", "chord"), ("error", "mean"), ("error", "chord"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,9 +76,7 @@ class PairSettings:
     def __post_init__(self) -> None:
         if self.curve not in (*PATH_KINDS, "none"):
             raise SettingError(f"expected the curve {', '.join(PATH_KINDS)} or none, got {self.curve!r}")
-        if self.batchnorm not in (policy.value for policy in BatchNormPolicy):
-            known = ", ".join(policy.value for policy in BatchNormPolicy)
-            raise SettingError(f"expected a batch-norm policy ({known}), got {self.batchnorm!r}")
+        policy_named(self.batchnorm)
         least = {
             "points": 3, "bends": 1, "curve_steps": 1, "restarts": 1, "plane_examples": 1, "recalibration": 1,
             "examples": 1,
@@ -118,6 +110,7 @@ def study_pair(
     command: str = "",
     progress: Progress | None = None,
     fanout: Fanout | None = None,
+    symmetry: Symmetry | None = None,
 ) -> PairStudy:
     """Measure the line, align, measure again, fit curves, scan planes, and merge.
 
@@ -130,6 +123,7 @@ def study_pair(
         command: told in the provenance.
         progress: shows bars.
         fanout: spreads points.
+        symmetry: of the task's model, if it is known already; found when it is needed otherwise.
 
     Returns:
         The record that reports are made from. In the run's folder: `aligned.safetensors` (B, aligned),
@@ -137,10 +131,10 @@ def study_pair(
     """
     settings, progress, fanout = settings or PairSettings(), progress or Silent(), fanout or Serial()
     if run is not None:
-        return _Story(task, a, b, settings, run, progress, fanout).told(command)
+        return _Story(task, a, b, settings, run, progress, fanout, symmetry).told(command)
     with TemporaryDirectory(prefix="isthmus-") as folder:
         passing = Run.open(Path(folder), "connect", {})
-        return _Story(task, a, b, settings, passing, progress, fanout).told(command)
+        return _Story(task, a, b, settings, passing, progress, fanout, symmetry).told(command)
 
 
 def pair_identity(task: Task, a: Checkpoint, b: Checkpoint, settings: PairSettings) -> dict[str, object]:
@@ -167,6 +161,7 @@ class _Story:
     run: Run
     progress: Progress
     fanout: Fanout
+    known: Symmetry | None
 
     def told(self, command: str) -> PairStudy:
         """All parts, in order."""
@@ -207,7 +202,7 @@ class _Story:
     @cached_property
     def symmetry(self) -> Symmetry:
         """The symmetry of the task's model."""
-        return discover(self.task.traceable, self.task.example)
+        return self.known or discover(self.task.traceable, self.task.example)
 
     @cached_property
     def alignment(self) -> Alignment:
@@ -337,66 +332,6 @@ class _Story:
             key: value for key, value in (own | identity).items() if value is not None and key not in "AB"
         }
         return {key: str(value) for key, value in told.items()}
-
-
-def study_path(
-    name: str,
-    path: AbstractPath,
-    landscape: Landscape,
-    aligned: bool = False,
-    points: int = 25,
-    fit: Fit | None = None,
-    seed: int = 0,
-    fanout: Fanout | None = None,
-    progress: Progress | None = None,
-) -> PathStudy:
-    """Profile a path on both splits and measure every barrier."""
-    profiles = tuple(
-        profile(path, landscape, points, split, fanout=fanout, progress=progress) for split in SPLITS
-    )
-    barriers = tuple(barrier(found, above, of=of, seed=seed) for found in profiles for of, above in _MEASURES)
-    return PathStudy(name, path.kind, aligned, profiles, barriers, path.length, path.endpoint_distance, fit)
-
-
-def matching_record(a: Weights, b: Weights, symmetry: Symmetry, alignment: Alignment) -> Matching:
-    """What a matching did, axis by axis."""
-    image = alignment.apply(b)
-    return Matching(
-        method="weight",
-        outcome=alignment.outcome.value,
-        objective=a.dot(image),
-        objective_before=a.dot(b),
-        distance=a.distance(image),
-        distance_before=a.distance(b),
-        log2_order=symmetry.log2_order,
-        coverage=symmetry.coverage,
-        verified=_verified(symmetry),
-        axes=tuple(
-            AxisRow(
-                axis.name,
-                axis.size,
-                axis.free,
-                tuple(f"{place.parameter}[{place.dim}]" for place in axis.places),
-                alignment.moved[axis.name],
-            )
-            for axis in symmetry.axes
-        ),
-        pinned=tuple((f"{name}[{dim}]", reason) for (name, dim), reason in symmetry.pinned.items()),
-    )
-
-
-def _verified(symmetry: Symmetry) -> str:
-    """What the numerical check of a symmetry found, in words."""
-    found = symmetry.verification
-    if found is None:
-        return "not verified"
-    changed = sum(control.error > found.tolerance for control in found.controls)
-    told = (
-        f"with all axes moved at random the outputs change by {found.error:.1e} relative "
-        f"(allowed {found.tolerance:.0e}); with one parameter left out they change in "
-        f"{changed} of {len(found.controls)} controls"
-    )
-    return told + (f"; had to be pinned: {', '.join(found.failed)}" if found.failed else "")
 
 
 def _slug(name: str) -> str:

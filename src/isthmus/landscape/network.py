@@ -22,7 +22,7 @@ from isthmus.landscape.task import Recipe, Task, default_loss, target_of
 from isthmus.network import Network
 from isthmus.path import AbstractPath, PathPoints
 from isthmus.progress import Progress, Silent
-from isthmus.repair.batchnorm import BatchNormPolicy, batchnorm_layers, recalibrate
+from isthmus.repair.batchnorm import BatchNormPolicy, batchnorm_layers, policy_named, recalibrate
 from isthmus.seeds import seed_default
 from isthmus.weights import Weights
 
@@ -55,11 +55,7 @@ class Landscape(AbstractLandscape):
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        try:
-            object.__setattr__(self, "batchnorm", BatchNormPolicy(self.batchnorm))
-        except ValueError:
-            known = ", ".join(policy.value for policy in BatchNormPolicy)
-            raise SettingError(f"expected a batch-norm policy ({known}), got {self.batchnorm!r}") from None
+        object.__setattr__(self, "batchnorm", policy_named(self.batchnorm))
         for name in ("recalibration", "batch", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from isthmus.errors import DataError
+from isthmus.errors import DataError, SettingError
 from isthmus.stats import Moments
 
 
@@ -31,6 +31,19 @@ class BatchNormPolicy(Enum):
     """The ends' statistics, blended like their weights."""
     KEEP = "keep"
     """As saved where a point carries its own (the ends, to the bit); elsewhere those of the nearer end."""
+
+
+def policy_named(value: str | BatchNormPolicy) -> BatchNormPolicy:
+    """The policy of this name, or itself.
+
+    Raises:
+        SettingError: there is none of this name.
+    """
+    try:
+        return BatchNormPolicy(value)
+    except ValueError:
+        known = ", ".join(policy.value for policy in BatchNormPolicy)
+        raise SettingError(f"expected a batch-norm policy ({known}), got {value!r}") from None
 
 
 def batchnorm_layers(module: nn.Module) -> dict[str, _BatchNorm]:

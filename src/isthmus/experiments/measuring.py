@@ -1,0 +1,79 @@
+"""One path, and one matching, measured: the pieces that a pair's story is made of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from isthmus.barriers import barrier, profile
+from isthmus.experiments.records import AxisRow, Fit, Matching, PathStudy
+from isthmus.fanout import Fanout
+from isthmus.landscape import Landscape
+from isthmus.landscape.abstract import SPLITS
+from isthmus.path import AbstractPath
+from isthmus.progress import Progress
+from isthmus.symmetry import Alignment, Symmetry
+from isthmus.weights import Weights
+
+_MEASURES: tuple[tuple[Literal["loss", "error"], Literal["mean", "chord"]], ...] = (
+    ("loss", "mean"), ("loss", "chord"), ("error", "mean"), ("error", "chord"),
+)  # fmt: skip
+
+
+def study_path(
+    name: str,
+    path: AbstractPath,
+    landscape: Landscape,
+    aligned: bool = False,
+    points: int = 25,
+    fit: Fit | None = None,
+    seed: int = 0,
+    fanout: Fanout | None = None,
+    progress: Progress | None = None,
+) -> PathStudy:
+    """Profile a path on both splits and measure every barrier."""
+    profiles = tuple(
+        profile(path, landscape, points, split, fanout=fanout, progress=progress) for split in SPLITS
+    )
+    barriers = tuple(barrier(found, above, of=of, seed=seed) for found in profiles for of, above in _MEASURES)
+    return PathStudy(name, path.kind, aligned, profiles, barriers, path.length, path.endpoint_distance, fit)
+
+
+def matching_record(a: Weights, b: Weights, symmetry: Symmetry, alignment: Alignment) -> Matching:
+    """What a matching did, axis by axis."""
+    image = alignment.apply(b)
+    return Matching(
+        method="weight",
+        outcome=alignment.outcome.value,
+        objective=a.dot(image),
+        objective_before=a.dot(b),
+        distance=a.distance(image),
+        distance_before=a.distance(b),
+        log2_order=symmetry.log2_order,
+        coverage=symmetry.coverage,
+        verified=_verified(symmetry),
+        axes=tuple(
+            AxisRow(
+                axis.name,
+                axis.size,
+                axis.free,
+                tuple(f"{place.parameter}[{place.dim}]" for place in axis.places),
+                alignment.moved[axis.name],
+            )
+            for axis in symmetry.axes
+        ),
+        pinned=tuple((f"{name}[{dim}]", reason) for (name, dim), reason in symmetry.pinned.items()),
+    )
+
+
+def _verified(symmetry: Symmetry) -> str:
+    """What the numerical check of a symmetry found, in words."""
+    found = symmetry.verification
+    if found is None:
+        return "not verified"
+    changed = sum(control.error > found.tolerance for control in found.controls)
+    told = (
+        f"with all axes moved at random the outputs change by {found.error:.1e} relative "
+        f"(allowed {found.tolerance:.0e}); with one parameter left out they change in "
+        f"{changed} of {len(found.controls)} controls"
+    )
+    return told + (f"; had to be pinned: {', '.join(found.failed)}" if found.failed else "")
