@@ -1,6 +1,9 @@
 """Tracing a module: the only file that touches `torch.export`.
 
-Source: PyTorch, `torch.export` (ATen graph, functionalised by `run_decompositions({})`).
+A graph that changes tensors in place is made functional: where a tensor that nothing else views is changed,
+its later readers read the result; otherwise by `run_decompositions({})`, which costs two exports more.
+
+Source: PyTorch, `torch.export` (ATen graph).
 """
 
 from __future__ import annotations
@@ -8,10 +11,10 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,6 +25,16 @@ from isthmus.errors import SymmetryError
 
 # Loggers that print a traceback of their own for an error that is reported here as a sentence.
 _LOUD = ("torch.export", "torch._subclasses.fake_tensor")
+
+# Regions of the graph that change how their inside is computed, not what.
+_REGIONS = ("wrap_with_autocast", "wrap_with_set_grad_enabled", "hints_wrapper")
+# Operations made of others that never return a view of what they read.
+_COMPOSITE = """
+    linear matmul conv1d conv2d conv3d batch_norm layer_norm rms_norm group_norm instance_norm bilinear
+    scaled_dot_product_attention max_pool1d max_pool2d max_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
+    adaptive_avg_pool3d softmax log_softmax cat stack square multiply divide subtract relu6 selu outer
+"""
+_FRESH = frozenset(f"aten::{name}" for name in _COMPOSITE.split())
 
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
@@ -92,8 +105,14 @@ def evaluation_copy(module: nn.Module) -> nn.Module:
     return twin.eval().requires_grad_(False)
 
 
-def trace(module: nn.Module, example_inputs: Inputs) -> Trace:
+def trace(module: nn.Module, example_inputs: Inputs, known: Container[str]) -> Trace:
     """Trace a module that is in evaluation mode.
+
+    Args:
+        module: the module.
+        example_inputs: what it is traced with.
+        known: names of the operations that need not be taken apart (`aten::linear`); others are, if torch
+            knows what they are made of.
 
     Raises:
         SymmetryError: `torch.export` cannot trace it; the message says where and what to do.
@@ -106,7 +125,13 @@ def trace(module: nn.Module, example_inputs: Inputs) -> Trace:
         # torch.export itself uses deprecated parts of torch's pytree (torch 2.13): its warnings are not ours.
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.export.export(module, args, kwargs, strict=False).run_decompositions({})
+            program = torch.export.export(module, args, kwargs, strict=False)
+            _inline_regions(program.graph_module)
+            if _decompositions(program.graph, known) or not _made_functional(program.graph):
+                program = torch.export.export(module, args, kwargs, strict=False).run_decompositions({})
+                table = _decompositions(program.graph, known)
+                if table:
+                    program = program.run_decompositions(table)
             return _read(program)
     except Exception as error:
         raise SymmetryError(
@@ -139,10 +164,95 @@ def _read(program: torch.export.ExportedProgram) -> Trace:
     return Trace(program.graph, parameters, buffers, constants, inputs, _outputs(program))
 
 
+def _decompositions(graph: fx.Graph, known: Container[str]) -> dict[Any, Callable[..., Any]]:
+    """For the graph's operations that are not known: what they are made of, as far as torch knows it."""
+    targets = {node.target for node in graph.nodes if hasattr(node.target, "_schema")}
+    unknown = {target for target in targets if operation_name(target) not in known}
+    if not unknown:
+        return {}
+    table = torch.export.default_decompositions()
+    return {target: table[target] for target in unknown if target in table}
+
+
+def operation_name(target: Any) -> str:
+    """The name of an operation, without overload and in-place underscore."""
+    schema = getattr(target, "_schema", None)
+    if schema is None:
+        return str(getattr(target, "__name__", target))
+    name = str(schema.name)
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+def _inline_regions(module: fx.GraphModule) -> None:
+    """Put the operations of autocast and grad-mode regions in the place of the regions."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.op != "call_function" or getattr(node.target, "__name__", "") not in _REGIONS:
+            continue
+        place = next(number for number, argument in enumerate(node.args) if _is_module(argument))
+        source = cast("fx.Node", node.args[place])
+        inside = getattr(module, str(source.target))
+        _inline_regions(inside)
+        holes = [hole for hole in inside.graph.nodes if hole.op == "placeholder"]
+        copies = dict(zip(holes, cast("tuple[fx.Node, ...]", node.args[place + 1 :]), strict=True))
+        with graph.inserting_before(node):
+            results: Any = graph.graph_copy(inside.graph, copies)
+        for user in list(node.users):
+            user.replace_all_uses_with(results[user.args[1]])
+            graph.erase_node(user)
+        graph.erase_node(node)
+        if not source.users:
+            graph.erase_node(source)
+
+
+def _is_module(argument: object) -> bool:
+    return isinstance(argument, fx.Node) and argument.op == "get_attr"
+
+
+def _made_functional(graph: fx.Graph) -> bool:
+    """Let later readers of a tensor that is changed in place read the result; False if views forbid that."""
+    order = {node: place for place, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema is None or not schema.is_mutable:
+            continue
+        changed = node.args[0] if node.args else None
+        if not isinstance(changed, fx.Node) or changed.op != "call_function" or not _owns(changed):
+            return False
+        if any(not _owns(user) and order[user] < order[node] for user in changed.users):
+            return False
+        for user in list(changed.users):
+            if order[user] > order[node]:
+                user.replace_input_with(changed, node)
+    return True
+
+
+def _owns(node: fx.Node) -> bool:
+    """Whether what a node returns surely shares no memory with anything that it does not write to.
+
+    The schema tells of basic operations; of those that are made of others it may be silent.
+    """
+    schema = getattr(node.target, "_schema", None)
+    if node.op == "output":
+        return True
+    if schema is None:
+        return False
+    if schema.is_mutable:
+        return True
+    if any(result.alias_info is not None for result in schema.returns):
+        return False
+    made_of_others = torch._C._dispatch_has_kernel_for_dispatch_key(schema.name, "CompositeImplicitAutograd")
+    return not made_of_others or schema.name in _FRESH
+
+
 def _outputs(program: torch.export.ExportedProgram) -> tuple[tuple[str, str], ...]:
     """Names and nodes of the outputs, named as their place in the module's result."""
+    returned = cast("tuple[Any, ...]", program.graph.output_node().args[0])
+    kinds = [spec.kind for spec in program.graph_signature.output_specs]
     nodes = [
-        spec.arg.name for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT
+        item.name if isinstance(item, fx.Node) else ""
+        for item, kind in zip(returned, kinds, strict=True)
+        if kind is OutputKind.USER_OUTPUT
     ]
     structure = pytree.tree_unflatten(list(range(len(nodes))), program.call_spec.out_spec)
     return tuple((path, nodes[number]) for path, number in named_leaves(structure))

@@ -42,6 +42,9 @@ class Label:
         position: int64 tensor of the tensor's shape; a hash of what may not move.
         origin: in words, why the position varies: which input or constant it comes from.
         value: the tensor itself, if it is a constant of the graph.
+        points: for a tensor of numbers of units (the indices that a sort gives, say): the ids of the axis
+            into which they point, in order, shape (size,). The numbers change as those units move; only
+            rules that know of this may read them.
         content: a token that data movement keeps. Across tensors of one token, too, same ids, slot by slot
             and in the order of the slots, and same position mean same content.
     """
@@ -50,6 +53,7 @@ class Label:
     position: Tensor
     origin: str = ""
     value: Tensor | None = None
+    points: Tensor | None = None
     content: object = field(default_factory=object)
 
     @property
@@ -98,10 +102,11 @@ def along(values: Tensor, shape: Sequence[int], axis: int) -> Tensor:
     return values.view(view).expand(tuple(shape))
 
 
-def along_blocks(values: Tensor, shape: Sequence[int], blocks: int) -> Tensor:
-    """A vector laid along axis 1 of `shape`, a piece of it for each of the equal blocks of axis 0."""
-    rows = values.view(blocks, shape[1]).repeat_interleave(shape[0] // blocks, 0)
-    return rows.view(shape[0], shape[1], *[1] * (len(shape) - 2)).expand(tuple(shape))
+def along_blocks(values: Tensor, shape: Sequence[int], blocks: int, dim: int) -> Tensor:
+    """A vector laid along one axis of `shape`, a piece of it for each of the equal blocks of axis 0."""
+    view = [size if axis in (0, dim) else 1 for axis, size in enumerate(shape)]
+    rows = values.view(blocks, shape[dim]).repeat_interleave(shape[0] // blocks, 0)
+    return rows.view(view).expand(tuple(shape))
 
 
 def constant(shape: Sequence[int], value: int = 0) -> Tensor:
@@ -194,7 +199,7 @@ def join(units: Units, labels: Sequence[Label], where: str) -> tuple[tuple[Tenso
 def pointwise(units: Units, labels: Sequence[Label], where: str) -> Label:
     """The label of a function applied element by element, with broadcasting."""
     if len(labels) == 1:
-        return replace(labels[0], value=None, content=object())
+        return replace(labels[0], value=None, points=None, content=object())
     slots, positions = join(units, labels, where)
     return Label(slots, combine(positions), origin_of(labels))
 
@@ -202,10 +207,31 @@ def pointwise(units: Units, labels: Sequence[Label], where: str) -> Label:
 def contract(units: Units, labels: Sequence[Label], axes: Sequence[int], where: str) -> Label:
     """The label of a product of tensors summed over these axes, which are kept with size 1.
 
-    The product's own position is never formed: each factor's is folded over the summed axes first.
+    The product's own position is never formed: each factor's is folded over the summed axes first. Units
+    that do not lie along the summed axes meet the sum, not what is summed: so those of a weight's rows never
+    have to be paired with those of its columns one by one.
     """
-    slots, positions = join(units, labels, where)
-    return reduce(units, slots, positions, axes, where, origin_of(labels))
+    shape = np.broadcast_shapes(*(label.shape for label in labels))
+    wide = [_spread(label, shape) for label in labels]
+    gone = {axis % len(shape) for axis in axes}
+    small = [1 if axis in gone else size for axis, size in enumerate(shape)]
+    summed = [
+        replace(label, slots=tuple(slot for slot in label.slots if varying(slot) & gone)) for label in wide
+    ]
+    slots, positions = join(units, summed, where)
+    result = reduce(units, slots, positions, axes, where, origin_of(labels))
+    outer = [
+        Label(tuple(core(slot).expand(small) for slot in kept), constant(small))
+        for label in wide
+        if (kept := [slot for slot in label.slots if not varying(slot) & gone])
+    ]
+    return pointwise(units, [result, *outer], where) if outer else result
+
+
+def _spread(label: Label, shape: Sequence[int]) -> Label:
+    """The label of the same tensor expanded to a shape."""
+    slots = tuple(compress(slot).expand(tuple(shape)) for slot in label.slots)
+    return Label(slots, label.position.expand(tuple(shape)), label.origin)
 
 
 def reduce(
@@ -236,28 +262,31 @@ def reduce(
 
 
 def in_order(units: Units, label: Label, axes: Iterable[int], where: str) -> Label:
-    """Pin the units along axes that an operation reads in order, and fold their positions away.
+    """The label of a function that reads these axes in order, which are kept with size 1.
 
-    Returns:
-        A label with size 1 along the axes; the caller lays the result's own places over it.
+    Units are told apart by their places along the axes; as no place may move, every slot is looked at by
+    itself. The caller lays the result's own places over it.
     """
     gone = {axis % len(label.shape) for axis in axes} if label.shape else set()
     small = [1 if axis in gone else size for axis, size in enumerate(label.shape)]
+    positions = [compress(label.position), grid(label.shape, gone)]
     kept = []
-    position = label.position
-    for slot in disjoint(units, label.slots):
+    for slot in map(compress, label.slots):
         if not varying(slot) & gone:
             kept.append(core(slot).expand(small))
             continue
-        units.pin(core(slot), f"{where}: the order of its units is read there")
-        position = combine([position, mix(core(slot)).expand(position.shape)])
-    return Label(tuple(kept), fold(position, gone), label.origin)
+        _colour(units, (slot,), positions, [label.origin, "the order in which they are read"], where)
+        if not varying(slot) <= gone:
+            kept.append(_blocks(units, slot, positions, gone, where).expand(small))
+    return Label(tuple(kept), fold(label.position, gone), label.origin)
 
 
 def pin(units: Units, label: Label, reason: str) -> None:
-    """Let no unit of this tensor move."""
+    """Let no unit of this tensor move, nor any to which its numbers point."""
     for slot in label.slots:
         units.pin(core(slot), reason)
+    if label.points is not None:
+        units.pin(label.points, reason)
 
 
 def disjoint(units: Units, slots: Iterable[Tensor]) -> tuple[Tensor, ...]:

@@ -12,16 +12,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
+from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from isthmus.errors import SymmetryError
 from isthmus.symmetry import action
 from isthmus.symmetry.action import Axis
+from isthmus.symmetry.experts import loop_over_experts
 from isthmus.symmetry.export import (
     Inputs,
     evaluation_copy,
@@ -32,8 +37,12 @@ from isthmus.symmetry.export import (
 
 TOLERANCE = 1e-9
 SINGLE_TOLERANCE = 1e-5
+_NARROW = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
+_WIDE = {torch.complex64: torch.complex128} | dict.fromkeys(_NARROW[:3], torch.float64)
+_FEW = 64
 _STATISTICS = ("running_mean", "running_var")
 _WHOLE = 1 << 62
+_SMALL = 4
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class Verification:
             over the group elements g that were tried.
         tolerance: what was allowed: 1e-9 in float64, 1e-5 if the model computes in float32 inside.
         outputs: the outputs that were compared.
-        controls: one for each axis; `discover` takes at most eight, spread evenly over the axes.
+        controls: one for each axis; `discover` takes at most four, spread evenly over the axes.
         failed: axes that had to be pinned because they changed the outputs: a defect of a rule.
         unmoved: axes that none of the tried elements moved: nothing was proved of them.
     """
@@ -88,7 +97,7 @@ class Probe:
 
     def __init__(self, module: nn.Module, inputs: Inputs, outputs: Sequence[str] | None, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
-        self.twin = evaluation_copy(module).double()
+        self.twin = loop_over_experts(evaluation_copy(module).double())
         self.tensors = dict(self.twin.named_parameters(remove_duplicate=False)) | dict(
             self.twin.named_buffers(remove_duplicate=False)
         )
@@ -98,18 +107,20 @@ class Probe:
             for name, buffer in owner._buffers.items()
         ]
         self._redraw()
-        self.originals = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
+        # A parameter moves by pointing to reordered memory; only buffers can be written to by the module.
+        self.originals = {name: tensor.detach() for name, tensor in self.tensors.items()}
+        self._written = {name: self.originals[name].clone() for name, _ in self.twin.named_buffers()}
         arguments = positional(inputs)
         self.args, self.kwargs = pytree.tree_map_only(Tensor, _widened, arguments)
         self.chosen = outputs
         try:
             self.reference = self._outputs()
-        except (RuntimeError, TypeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
             raise SymmetryError(
                 f"{type(module).__name__} does not run in float64, so that the symmetry cannot be verified: "
                 f"{error}; pass verify=False to go on without proof"
             ) from error
-        single = any(out.dtype == torch.float32 for out in self.reference.values())
+        single = any(out.dtype in _NARROW for out in self.reference.values())
         self.tolerance = SINGLE_TOLERANCE if single else TOLERANCE
 
     def error(
@@ -120,11 +131,14 @@ class Probe:
         indices = action.gathers(axes, permutations, sizes)
         touched = {name for name, _, _ in indices} - {left_out}
         self._restore()
-        with torch.no_grad():
+        for name in touched:
+            moves = {(dim, blocks): i for (n, dim, blocks), i in indices.items() if n == name}
+            self.tensors[name].data = action.permute(self.originals[name], moves)
+        try:
+            outputs = self._outputs()
+        finally:
             for name in touched:
-                moves = {(dim, blocks): i for (n, dim, blocks), i in indices.items() if n == name}
-                self.tensors[name].copy_(action.permute(self.originals[name], moves))
-        outputs = self._outputs()
+                self.tensors[name].data = self.originals[name]
         changes = (_change(self.reference[name], out) for name, out in outputs.items())
         return reduce(_larger, changes, 0.0)
 
@@ -139,19 +153,18 @@ class Probe:
         return Control(axis.name, largest, self.error(axes, permutations, largest))
 
     def _restore(self) -> None:
-        """Put all tensors back as they were: the forward pass itself may change or replace buffers."""
+        """Put the buffers back as they were: a forward pass may change or replace them."""
         for owner, key, buffer in self._buffers:
             owner[key] = buffer
-        with torch.no_grad():
-            for name, tensor in self.tensors.items():
-                if not torch.equal(tensor, self.originals[name]):  # an expanded buffer cannot be written to
-                    tensor.copy_(self.originals[name])
+        for name, value in self._written.items():
+            if not torch.equal(self.originals[name], value):  # an expanded buffer cannot be written to
+                self.originals[name].copy_(value)
 
     def _outputs(self) -> dict[str, Tensor]:
         """The compared outputs by name; caches that live from training to evaluation are dropped first."""
         self.twin.train()
         self.twin.eval()
-        with torch.no_grad(), undisturbed_generators():
+        with torch.no_grad(), undisturbed_generators(), _double_by_default(), _Widening():  # type: ignore[no-untyped-call]
             leaves = named_leaves(self.twin(*self.args, **self.kwargs))
         tensors = {name: leaf for name, leaf in leaves if isinstance(leaf, Tensor)}
         return {n: t.clone() for n, t in tensors.items() if self.chosen is None or n in self.chosen}
@@ -165,8 +178,8 @@ class Probe:
                 statistic = name.rpartition(".")[2] in _STATISTICS
                 if not statistic and not isinstance(tensor, nn.Parameter):
                     continue
-                first = float(tensor.flatten()[0])
-                if not bool((tensor == first).all()) or (tensor.numel() == 1 and first and not statistic):
+                first = float(tensor.reshape(-1)[0])
+                if not _all_equal(tensor, first) or (tensor.numel() == 1 and first and not statistic):
                     continue
                 noise = torch.rand(tensor.shape, generator=self.generator, dtype=torch.float64)
                 tensor.copy_((noise + 0.5) * first if first else noise - 0.5)
@@ -204,23 +217,29 @@ def failing(probe: Probe, axes: Sequence[Axis]) -> list[str]:
 def elements(
     axes: Sequence[Axis], generator: torch.Generator, alone: str | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """A few group elements that tell a group which is too large: logarithmically many in its cells.
+    """A few group elements that tell a group which is too large.
 
-    In the first one, two units of every cell change places. Then the cells are numbered in binary, from one,
-    and for every digit the cells whose digit is 1 turn, in an order of their own: so each cell moves, by a
-    transposition and by a full cycle, and of any two cells (of one axis or of two) the one moves without the
-    other. The last one is uniformly random.
+    In the first one, two units of every cell change places, in the second one all units of every cell turn,
+    in an order of its own: so each cell moves, by a transposition and by a full cycle. These tell apart two
+    cells that may only move together, unless they are small. Therefore the cells of at most four units are
+    numbered in binary, and for every digit those whose digit is 1 turn, while all large cells do: so of any
+    two small cells the one moves without the other. The last one is uniformly random.
 
     Args:
         axes: all axes, parents first.
         generator: chooses the two units and the orders.
         alone: the axis that moves; what lies below it follows, all others stay. None for all.
     """
-    sizes = {axis.name: axis.cells.bincount() for axis in axes if alone in (None, axis.name)}
-    movable = sum(int((size > 1).sum()) for size in sizes.values())
-    yield _element(axes, generator, [2] * movable, alone)
-    for digit in range(movable.bit_length()):
-        turning = [_WHOLE if number >> digit & 1 else 1 for number in range(1, movable + 1)]
+    cells = [axis.cells.bincount().tolist() for axis in axes if alone in (None, axis.name)]
+    sizes = [size for sizes in cells for size in sizes if size > 1]
+    yield _element(axes, generator, [2] * len(sizes), alone)
+    yield _element(axes, generator, [_WHOLE] * len(sizes), alone)
+    small = list(accumulate(size <= _SMALL for size in sizes))
+    for digit in range(small[-1].bit_length() if small else 0):
+        turning = [
+            _WHOLE if size > _SMALL or number >> digit & 1 else 1
+            for size, number in zip(sizes, small, strict=True)
+        ]
         yield _element(axes, generator, turning, alone)
     if alone is None:
         yield action.random(axes, generator)
@@ -256,6 +275,44 @@ def turned(axes: Sequence[Axis], axis: Axis) -> dict[str, Tensor]:
 def _larger(first: float, second: float) -> float:
     """The larger one of two errors, where not being a number counts as the largest."""
     return first if first >= second or math.isnan(first) else second
+
+
+class _Widening(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Turns every cast to a narrower floating-point type inside a module into one to float64.
+
+    Models that compute their norms or their softmax in float32 can so be proved at float64's tolerance.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        wide = {
+            key: _WIDE.get(value, value) if _is_dtype(value) else value
+            for key, value in (kwargs or {}).items()
+        }
+        return func(*(_WIDE.get(value, value) if _is_dtype(value) else value for value in args), **wide)
+
+
+def _is_dtype(value: object) -> bool:
+    return isinstance(value, torch.dtype)
+
+
+@contextmanager
+def _double_by_default() -> Iterator[None]:
+    """New floating-point tensors are of float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _all_equal(tensor: Tensor, value: float) -> bool:
+    """Whether all elements have this value; the first ones tell it in most cases."""
+    few = tensor.reshape(-1)[:_FEW]
+    return bool((few == value).all()) and bool((tensor == value).all())
 
 
 def _widened(tensor: Tensor) -> Tensor:

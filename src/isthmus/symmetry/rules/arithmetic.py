@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -182,3 +183,54 @@ def scan(call: Call) -> Result:
     label = call["self"]
     result = ordered(call, label, axes_of(call["dim"], len(label.shape)), call.shapes[0])
     return (result, *[None] * (len(call.shapes) - 1)) if call.several else result
+
+
+def fourier(call: Call) -> Result:
+    """Fourier transforms read their axes in order."""
+    label = call["self"]
+    return ordered(call, label, axes_of(call["dim"], len(label.shape)), call.shapes[0])
+
+
+def overlapped(call: Call) -> Result:
+    """Sliding blocks added up (col2im): the places inside the kernel and of the blocks tell units apart."""
+    shape = call.shapes[0]
+    kernel = math.prod(call["kernel_size"])
+    *front, rows, columns = call["self"].shape
+    label = moved(call["self"], lambda t: t.reshape(*front, rows // kernel, kernel, columns))
+    small = in_order(call.units, label, [len(front) + 1, len(front) + 2], call.where)
+    position = combine([small.position.expand(shape), grid(shape, [len(shape) - 2, len(shape) - 1])])
+    return replace(small, slots=tuple(slot.expand(shape) for slot in small.slots), position=position)
+
+
+def as_pairs(call: Call) -> Result:
+    """Complex numbers as pairs along a new last axis."""
+    shape = call.shapes[0]
+    pairs = moved(call["self"], lambda t: t.unsqueeze(-1))
+    return pointwise(
+        call.units, [pairs, Label((), grid(shape, [len(shape) - 1]), "their places")], call.where
+    )
+
+
+def from_pairs(call: Call) -> Result:
+    """Pairs along the last axis as complex numbers."""
+    label = call["self"]
+    small = in_order(call.units, label, [len(label.shape) - 1], call.where)
+    return moved(small, lambda t: t.squeeze(-1))
+
+
+def weight_norm(call: Call) -> Result:
+    """V divided by its norm over all axes but one, times g."""
+    label, dim = call["v"], call["dim"]
+    rank = len(label.shape)
+    others = [axis for axis in range(rank) if dim == -1 or axis != dim % rank]
+    return pointwise(call.units, [normalised(call.units, label, others, call.where), call["g"]], call.where)
+
+
+def distances(call: Call) -> Result:
+    """The distance of every row of one tensor from every row of another."""
+    first = moved(call["x1"], lambda t: t.unsqueeze(-2))
+    second = moved(call["x2"], lambda t: t.unsqueeze(-3))
+    difference = pointwise(call.units, [first, second], call.where)
+    return moved(
+        over(call.units, difference, [len(difference.shape) - 1], call.where), lambda t: t.squeeze(-1)
+    )

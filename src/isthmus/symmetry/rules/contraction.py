@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
 from isthmus.symmetry.labels import (
     Label,
-    combine,
-    constant,
     contract,
-    core,
-    fold,
     grid,
+    in_order,
     of_constant,
-    pin,
     pointwise,
-    varying,
 )
 from isthmus.symmetry.rules.arithmetic import normalised
-from isthmus.symmetry.rules.call import Call, Result, moved, picked, settled, unknown
+from isthmus.symmetry.rules.call import Call, Result, moved, picked, unknown
 from isthmus.symmetry.units import Units
 
 
 def linear(call: Call) -> Result:
     """A linear map, x Wᵀ + b."""
-    x = moved(call["input"], lambda t: t.unsqueeze(-2))
-    product = contract(call.units, [x, call["weight"]], [-1], call.where)
-    product = moved(product, lambda t: t.squeeze(-1))
-    return product if call["bias"] is None else pointwise(call.units, [product, call["bias"]], call.where)
+    return affine(call.units, call["input"], call["weight"], call["bias"], call.where)
+
+
+def affine(units: Units, label: Label, weight: Label, bias: Label | None, where: str) -> Label:
+    """A linear map over the last axis."""
+    x = moved(label, lambda t: t.unsqueeze(-2))
+    result = moved(contract(units, [x, weight], [-1], where), lambda t: t.squeeze(-1))
+    return result if bias is None else pointwise(units, [result, bias], where)
 
 
 def product(units: Units, first: Label, second: Label, where: str) -> Label:
@@ -158,13 +156,11 @@ def _convolved(call: Call, x: Label, rows: Label, plain: bool, batched: bool) ->
     x = moved(x, lambda t: t.reshape(t.shape[0], groups, inner, *t.shape[2:]))
     extra = [] if plain else [_result_places(out, rank), _kernel_places(kernel)]
     if not plain:
-        x = _places_folded(call, x)
+        x = in_order(call.units, x, range(3, 3 + rank), call.where)
     # x to (batch, group, 1, places…, inner, 1…); weight to (group, outer, 1…, inner, kernel…).
     x = moved(x, lambda t: t.movedim(2, -1).unsqueeze(2).reshape(*_laid(t.shape, rank)))
     rows = moved(rows, lambda t: t.reshape(*t.shape[:2], *[1] * rank, *t.shape[2:]))
-    outer, inner_weight = _split(rows, 2 + rank)
-    y = contract(call.units, [x, inner_weight, *extra], range(-1 - rank, 0), call.where)
-    y = pointwise(call.units, [y, outer], call.where)
+    y = contract(call.units, [x, rows, *extra], range(-1 - rank, 0), call.where)
     y = moved(y, lambda t: t.reshape(t.shape[0], t.shape[1] * t.shape[2], *out))
     y = y if batched else moved(y, lambda t: t.squeeze(0))
     if call["bias"] is None:
@@ -172,42 +168,10 @@ def _convolved(call: Call, x: Label, rows: Label, plain: bool, batched: bool) ->
     return pointwise(call.units, [y, moved(call["bias"], lambda t: t.view(-1, *[1] * rank))], call.where)
 
 
-def _split(weight: Label, inner: int) -> tuple[Label, Label]:
-    """The units of a weight's output channels, with size 1 along the summed axes, and all its other units.
-
-    In a grouped convolution both depend on the group. The sum is taken first: it makes of every group a
-    block, and then the output channels meet it and become its children; so the two never have to be paired
-    one by one.
-    """
-    summed = set(range(inner, len(weight.shape)))
-    shape = [1 if axis in summed else size for axis, size in enumerate(weight.shape)]
-    outer = [slot for slot in weight.slots if not varying(slot) & summed]
-    others = tuple(slot for slot in weight.slots if varying(slot) & summed)
-    return (
-        Label(tuple(core(slot).expand(shape) for slot in outer), constant(shape)),
-        replace(weight, slots=others),
-    )
-
-
 def _laid(shape: Sequence[int], rank: int) -> list[int]:
     """The shape of x in the joint space, from (batch, group, inner, places…)."""
     batch, groups, inner, *places = shape
     return [batch, groups, 1, *places, inner, *[1] * rank]
-
-
-def _places_folded(call: Call, x: Label) -> Label:
-    """The input with its places folded into one: units along them are pinned."""
-    places = range(3, len(x.shape))
-    x = settled(call.units, x)
-    kept, position = [], x.position
-    for slot in x.slots:
-        if varying(slot) & set(places):
-            pin(call.units, Label((slot,), position), f"{call.where}: a kernel reads its units in order")
-            position = combine([position, slot])
-        else:
-            kept.append(slot)
-    shape = [1 if axis >= 3 else size for axis, size in enumerate(x.shape)]
-    return Label(tuple(core(s).expand(shape) for s in kept), fold(position, places), x.origin)
 
 
 def _result_places(out: Sequence[int], rank: int) -> Label:
@@ -236,22 +200,6 @@ def attention(call: Call) -> Result:
         scores = pointwise(units, [scores, of_constant(lower, "the causal mask")], where)
     scores = normalised(units, scores, [len(scores.shape) - 1], where)
     return product(units, scores, value, where)
-
-
-def embedding(call: Call) -> Result:
-    """Rows of a table, looked up by data: which row is meant may not change."""
-    table, indices = call["weight"], call["indices"]
-    table = settled(call.units, table)
-    rows = [slot for slot in table.slots if 0 in varying(slot)]
-    for slot in rows:
-        pin(call.units, Label((slot,), table.position), f"{call.where}: rows are looked up by data")
-    pin(call.units, indices, f"{call.where}: it is used as an index")
-    position = combine([table.position, *(slot for slot in rows)])
-    whole = list(indices.shape)
-    slots = [s[0].expand(*whole, table.shape[1]) for s in table.slots if 0 not in varying(s)]
-    read = combine([indices.position, *indices.slots]).unsqueeze(-1).expand(*whole, table.shape[1])
-    columns = fold(position, [0])[0].expand(*whole, table.shape[1])
-    return Label(tuple(slots), combine([read, columns]), indices.origin)
 
 
 def _each(value: Sequence[int], rank: int) -> list[int]:

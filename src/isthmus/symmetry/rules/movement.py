@@ -59,35 +59,20 @@ def reshape(call: Call) -> Result:
     return reshaped(call.labels[0], call.shapes[0])
 
 
-def index(call: Call) -> Result:
-    """Indexing by constants is data movement; indexing by data has no rule."""
-    indices = [None if item is None else item.value for item in call["indices"]]
-    if any(item is not None and value is None for item, value in zip(call["indices"], indices, strict=True)):
-        return unknown(call)
-    return picked(call.units, call.labels[0], lambda t: call.run(t, indices), call.where)
-
-
-def index_select(call: Call) -> Result:
-    """As `index`, along one axis."""
-    chosen = call["index"].value
-    if chosen is None:
-        return unknown(call)
-    return picked(call.units, call["self"], lambda t: call.run(t, call["dim"], chosen), call.where)
-
-
 def concatenate(call: Call) -> Result:
     """Tensors end to end along an axis."""
     parts = [part for part in call["tensors"] if part.shape != (0,)]
-    return join_parts(call, parts, call.get("dim", 0) % len(parts[0].shape))
+    return join_parts(call, parts, call.get("dim", 0) % len(parts[0].shape), call.shapes[0])
 
 
 def stack(call: Call) -> Result:
     """Tensors side by side along a new axis."""
     dim = call.get("dim", 0) % len(call.shapes[0])
-    return join_parts(call, [moved(part, lambda t: t.unsqueeze(dim)) for part in call["tensors"]], dim)
+    parts = [moved(part, lambda t: t.unsqueeze(dim)) for part in call["tensors"]]
+    return join_parts(call, parts, dim, call.shapes[0])
 
 
-def join_parts(call: Call, parts: Sequence[Label], dim: int) -> Label:
+def join_parts(call: Call, parts: Sequence[Label], dim: int, shape: Sequence[int]) -> Label:
     """The label of tensors laid end to end.
 
     Units along the axis are laid end to end, too. A part without any gets one unit that stands for all of it
@@ -98,7 +83,7 @@ def join_parts(call: Call, parts: Sequence[Label], dim: int) -> Label:
     those of all. Then, and where units of one origin may hold x in one part and f(x) in another, the part
     becomes a position.
     """
-    units, (shape,) = call.units, call.shapes
+    units = call.units
     parts = [settled(units, part) for part in parts]
     numbers = [next((n for n, s in enumerate(part.slots) if dim in varying(s)), None) for part in parts]
     lying = [None if n is None else part.slots[n] for part, n in zip(parts, numbers, strict=True)]
@@ -150,10 +135,19 @@ def pad(call: Call) -> Result:
     """Padding with a constant; other modes copy elements."""
     if call.get("mode", "constant") != "constant":
         return pad_by_copies(call)
-    if any(width < 0 for width in call["pad"]):
-        return unknown(call)
     value = call.get("value")
-    return padded(call, call["self"], call["pad"], call.shapes[0], 0.0 if value is None else float(value))
+    cut = picked(call.units, call["self"], partial(F.pad, pad=[min(w, 0) for w in call["pad"]]), call.where)
+    widths = [max(width, 0) for width in call["pad"]]
+    return padded(call, cut, widths, call.shapes[0], 0.0 if value is None else float(value))
+
+
+def windows(call: Call) -> Result:
+    """Sliding blocks as columns (im2col): padding, then a copy of elements."""
+    label, sides = call["self"], [side for pad in reversed(call["padding"]) for side in (pad, pad)]
+    shape = [*label.shape[:-2], *(s + 2 * p for s, p in zip(label.shape[-2:], call["padding"], strict=True))]
+    label = padded(call, label, sides, shape, 0.0)
+    unpadded = replace(call, arguments=dict(call.arguments) | {"padding": [0, 0]})
+    return picked(call.units, label, partial(_move_by_index, unpadded), call.where)
 
 
 def pad_by_copies(call: Call) -> Result:
@@ -224,6 +218,16 @@ def _overwrite(call: Call, source: Label, dim: int, start: int | None, end: int 
     mask = of_constant(inside.view([-1] + [1] * (len(shape) - 1 - dim)), "where the slice was written")
     placed = padded(call, source, widths, shape, 0.0)
     return pointwise(call.units, [call["self"], placed, mask], call.where)
+
+
+def expand_as(call: Call) -> Result:
+    """The first tensor, spread over the shape of the second one."""
+    return moved(call["self"], lambda t: t.expand(call.shapes[0]))
+
+
+def copied(call: Call) -> Result:
+    """A tensor written over by another one."""
+    return moved(replace(call["src"], content=object()), lambda t: t.expand(call.shapes[0]))
 
 
 def like(call: Call) -> Result:

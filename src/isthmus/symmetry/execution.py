@@ -1,0 +1,315 @@
+"""The run of a traced graph on labels instead of numbers.
+
+Every parameter starts with units of its own along each axis; every operation then states, by its rule, which
+units must move together (see `isthmus.symmetry.labels`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from enum import Enum
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from isthmus.errors import SymmetryError
+from isthmus.layout import Layout
+from isthmus.symmetry import axes as assembly
+from isthmus.symmetry.export import Trace, operation_name
+from isthmus.symmetry.labels import Label, along, along_blocks, constant, of_constant, of_input, pin
+from isthmus.symmetry.rules import IGNORED, POINTING, Call, Result, Rule, arithmetic, unknown
+from isthmus.symmetry.units import Units
+from isthmus.weights import Weights
+
+_NORMS = ("batch_norm", "instance_norm")
+# The vectors by which a spectral norm follows the largest singular value, in its new and its old form.
+_SINGULAR = ("_u", "_v", "weight_u", "weight_v")
+_FOLDED = 1 << 24
+# Operations between a parameter and those that read it as a stack of matrices, and these.
+_CARRIERS = {"transpose", "permute", "numpy_T", "mT", "to", "_to_copy", "contiguous", "clone", "detach"}
+_STACKED = {"bmm", "baddbmm", "matmul", "einsum", "index", "index_select", "select", "unbind"}
+# Units of their own for every matrix of a stack: so many at most, for memory's sake.
+_STACKED_UNITS = 1 << 22
+_STACK = 3
+
+
+def other_names(module: nn.Module) -> dict[str, list[str]]:
+    """For the buffers of shared modules: each name's other names."""
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, buffer in module.named_buffers(remove_duplicate=False):
+        names[id(buffer)].append(name)
+    return {name: [n for n in group if n != name] for group in names.values() for name in group}
+
+
+class _Opaque(Enum):
+    """What has no label, since data decide its shape. All that feeds it is pinned, so it stays as it is."""
+
+    SCALAR = "a number that is read from a tensor"
+    TENSOR = "a tensor whose shape depends on data"
+
+
+class Execution:
+    """The run of one graph on labels."""
+
+    def __init__(
+        self, traced: Trace, start: Weights, rules: Mapping[str, Rule], others: Mapping[str, list[str]]
+    ) -> None:
+        self.traced = traced
+        self.start = start
+        self.rules = rules
+        self.others = others
+        self.units = Units()
+        self.leaves: list[assembly.Leaf] = []
+        self.labels: dict[str, Any] = {}
+        self._leaf_labels = self._make_leaves(start.layout)
+
+    def _make_leaves(self, layout: Layout) -> dict[str, Label]:
+        """Units for every axis of every parameter, and of the buffers that norms alone use."""
+        shapes = dict(zip(layout.names, layout.shapes, strict=True))
+        movable = {self.traced.buffers[n.name] for n in self._placeholders() if self._is_statistic(n)}
+        blocks = self._grouped() | self._stacked(shapes)
+        shapes |= {name: tuple(self.start.buffers[name].shape) for name in sorted(movable)}
+        labels = {}
+        for name, shape in shapes.items():
+            slots = []
+            for dim, size in enumerate(shape):
+                if size > 1:
+                    number = blocks.get((name, dim), 1)
+                    ids = self.units.fresh(size * number)
+                    names = [name, *self.others.get(name, ())]
+                    self.leaves += [assembly.Leaf(n, dim, ids, name in movable, number) for n in names]
+                    slots.append(
+                        along_blocks(ids, shape, number, dim) if number > 1 else along(ids, shape, dim)
+                    )
+            labels[name] = Label(tuple(slots), constant(shape), name)
+        aliases = {other: labels[name] for other, name in layout.aliases if name in labels}
+        return labels | aliases
+
+    def _placeholders(self) -> list[fx.Node]:
+        return [node for node in self.traced.graph.nodes if node.op == "placeholder"]
+
+    def _is_statistic(self, node: fx.Node) -> bool:
+        """Whether a buffer is a statistic: of a batch norm, frozen or not, of a spectral norm, or of a norm.
+
+        Statistics follow from training; other buffers, such as tables of positions, are constants.
+        """
+        owner, _, own = self.traced.buffers.get(node.name, "").rpartition(".")
+        if own in _SINGULAR and node.users:
+            return True
+        beside = [f"{owner}.{name}".lstrip(".") for name in ("running_mean", "running_var")]
+        if node.name in self.traced.buffers and node.users and all(n in self.start.buffers for n in beside):
+            return True
+        return (
+            node.name in self.traced.buffers
+            and bool(node.users)
+            and all(any(norm in operation_name(user.target) for norm in _NORMS) for user in node.users)
+        )
+
+    def _grouped(self) -> dict[tuple[str, int], int]:
+        """Weights that convolutions of one number of groups alone read, and that number.
+
+        Every group has its own order of the channels along axis 1.
+        """
+        groups: dict[str, set[int]] = defaultdict(set)
+        for node in self._placeholders():
+            for user in node.users if node.name in self.traced.parameters else ():
+                arguments = dict(_named_arguments(user)) if "conv" in operation_name(user.target) else {}
+                weight = arguments.get("weight") is node
+                groups[self._parameter(node)].add(arguments["groups"] if weight else 1)
+        return {(name, 1): min(found) for name, found in groups.items() if len(found) == 1}
+
+    def _stacked(self, shapes: Mapping[str, Sequence[int]]) -> dict[tuple[str, int], int]:
+        """Parameters that are read as stacks of matrices, and how many: each has orders of its own."""
+        readers: dict[str, set[str]] = defaultdict(set)
+        for node in self._placeholders():
+            if node.name in self.traced.parameters and len(shapes[self._parameter(node)]) >= _STACK:
+                readers[self._parameter(node)] |= _readers(node)
+        stacks = [name for name, found in readers.items() if found <= _STACKED and shapes[name][0] > 1]
+        if sum(shapes[name][0] * sum(shapes[name][1:]) for name in stacks) > _STACKED_UNITS:
+            return {}
+        return {(name, dim): shapes[name][0] for name in stacks for dim in range(1, len(shapes[name]))}
+
+    def _parameter(self, node: fx.Node) -> str:
+        """The name of a parameter's placeholder in the layout, which has one name for shared memory."""
+        layout = self.start.layout
+        return layout.names[layout.index[self.traced.parameters[node.name]]]
+
+    def freeze(self, freeze: Iterable[str | tuple[str, int]]) -> None:
+        """Pin what the caller says."""
+        for item in [freeze] if isinstance(freeze, str) else freeze:
+            name, dim = (item, None) if isinstance(item, str) else item
+            name = dict(self.start.layout.aliases).get(name, name)
+            chosen = [leaf for leaf in self.leaves if leaf.name == name and dim in (None, leaf.dim)]
+            if name not in self._leaf_labels:
+                raise SymmetryError(f"freeze names {item!r}, but the module has no such parameter")
+            for leaf in chosen:
+                self.units.pin(leaf.ids, "frozen by the caller")
+
+    def execute(self, outputs: set[str]) -> None:
+        """Label every node; pin the outputs that matter and the parameters that nothing reads."""
+        read = set()
+        for node in self.traced.graph.nodes:
+            if node.op == "placeholder":
+                self.labels[node.name] = self._placeholder(node)
+                if node.users:
+                    read.add(self.traced.parameters.get(node.name))
+            elif node.op == "call_function":
+                self.labels[node.name] = self._call(node)
+        for name, node_name in self.traced.outputs:
+            label = self.labels.get(node_name)
+            if node_name in outputs and isinstance(label, Label):
+                pin(self.units, label, f"the output {name}: its units have an order")
+        known = {self.start.layout.names[self.start.layout.index[n]] for n in read if n in self._leaf_labels}
+        for leaf in self.leaves:
+            if not leaf.buffer and leaf.name not in known:
+                self.units.pin(leaf.ids, "the traced graph does not read this parameter")
+
+    def _placeholder(self, node: fx.Node) -> Any:
+        traced = self.traced
+        name = traced.parameters.get(node.name) or traced.buffers.get(node.name)
+        if name in self._leaf_labels:
+            return self._leaf_labels[name]
+        if name is not None:
+            return of_constant(self.start.buffers[name], f"the constant {name}")
+        if node.name in traced.constants:
+            return of_constant(traced.constants[node.name], "a constant of the graph")
+        value = node.meta.get("val")
+        return of_input(value.shape, f"the input {node.name}") if isinstance(value, Tensor) else value
+
+    def _call(self, node: fx.Node) -> Any:
+        name = operation_name(node.target)
+        if name == "getitem":
+            source, number = cast("tuple[fx.Node, int]", node.args)
+            items = self.labels[source.name]
+            return items[number] if isinstance(items, (tuple, list)) else items
+        if name in IGNORED:
+            return None
+        results = node.meta.get("val")
+        shapes = [tuple(item.shape) for item in pytree.tree_leaves(results) if isinstance(item, Tensor)]
+        opaque = _Opaque.TENSOR if shapes else _Opaque.SCALAR
+        if not shapes or any(not isinstance(size, int) for shape in shapes for size in shape):
+            self._pin_arguments(node, f"{_where(node, name)}: it gives {opaque.value}")
+            return opaque
+        call = self._bound(node, name)
+        rule = self.rules.get(name, unknown)
+        found = {item for item in pytree.tree_leaves(call.arguments) if isinstance(item, _Opaque)}
+        if found:
+            # Any number may meet all elements alike; all else would have to know what it is.
+            simple = found == {_Opaque.SCALAR} and rule is arithmetic.elementwise
+            return _ruled(call, rule) if simple else unknown(call)
+        constant_result = _folded(call, node)
+        if constant_result is not None:
+            return constant_result
+        return _ruled(call, rule)
+
+    def _pin_arguments(self, node: fx.Node, reason: str) -> None:
+        for argument in node.all_input_nodes:
+            for label in pytree.tree_leaves(self.labels.get(argument.name)):
+                if isinstance(label, Label):
+                    pin(self.units, label, reason)
+
+    def _bound(self, node: fx.Node, name: str) -> Call:
+        """The node as a call with labels for tensors."""
+        results: Any = node.meta.get("val")
+        several = isinstance(results, (tuple, list))
+        items: Sequence[Any] = results if several else (results,)
+        shapes = tuple(tuple(item.shape) for item in items if isinstance(item, Tensor))
+        arguments = dict(_named_arguments(node))
+        arguments = fx.node.map_arg(arguments, lambda n: self.labels.get(n.name))
+        items = [user for user in node.users if user.users and operation_name(user.target) == "getitem"]
+        reads = [item.args[1] for item in items] if several else [0]
+        used = frozenset(number for number in reads if isinstance(number, int))
+        run = cast("Callable[..., Any]", node.target)
+        return Call(self.units, name, run, arguments, shapes, used, _where(node, name), several)
+
+
+def _ruled(call: Call, rule: Rule) -> Result:
+    """What the rule says; if it fails on unforeseen arguments, the operation counts as unknown.
+
+    Facts that it stated before it failed only make the group smaller.
+    """
+    pointing = POINTING.get(rule, "").split()
+    given = {key: value if key in pointing else _unread(call, value) for key, value in call.arguments.items()}
+    call = replace(call, arguments=given)
+    try:
+        result = rule(call)
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, StopIteration) as error:
+        return unknown(replace(call, where=f"{call.where} ({type(error).__name__} in its rule: {error})"))
+    labels = result if isinstance(result, tuple) else (result,)
+    if any(
+        label is not None and label.shape != shape for label, shape in zip(labels, call.shapes, strict=True)
+    ):
+        return unknown(replace(call, where=f"{call.where} (its rule gave another shape)"))
+    return result
+
+
+def _unread(call: Call, argument: Any) -> Any:
+    """An argument without numbers of units, which are pinned: what the rule makes of them is not followed."""
+
+    def strip(label: Label) -> Label:
+        if label.points is None:
+            return label
+        call.units.pin(label.points, f"{call.where}: the numbers of its units are read there")
+        return replace(label, points=None, content=object())
+
+    return pytree.tree_map_only(Label, strip, argument)
+
+
+def _folded(call: Call, node: fx.Node) -> Label | None:
+    """The constant that an operation on constants returns, if it is one and not too large."""
+    if call.several or any(label.value is None for label in call.labels):
+        return None
+    tags = getattr(node.target, "tags", ())
+    if (
+        torch.Tag.nondeterministic_seeded in tags
+        or "empty" in call.name
+        or math.prod(call.shapes[0]) > _FOLDED
+    ):
+        return None
+    arguments = {key: _values(value) for key, value in call.arguments.items()}
+    return of_constant(
+        call.run(**arguments), next((x.origin for x in call.labels), "a constant of the graph")
+    )
+
+
+def _values(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_values(item) for item in value)
+    return value.value if isinstance(value, Label) else value
+
+
+def _readers(node: fx.Node) -> set[str]:
+    """The names of the operations that read a node, views and casts looked through."""
+    found: set[str] = set()
+    for user in node.users:
+        name = operation_name(user.target).removeprefix("aten::")
+        found |= _readers(user) if name in _CARRIERS else {name}
+    return found
+
+
+def _named_arguments(node: fx.Node) -> Iterable[tuple[str, Any]]:
+    """All arguments under the names of the operation's schema, defaults included."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        yield from ((str(number), value) for number, value in enumerate(node.args))
+        yield from node.kwargs.items()
+        return
+    for number, argument in enumerate(schema.arguments):
+        if number < len(node.args):
+            yield argument.name, node.args[number]
+        elif argument.name in node.kwargs:
+            yield argument.name, node.kwargs[argument.name]
+        elif argument.has_default_value():
+            yield argument.name, argument.default_value
+
+
+def _where(node: fx.Node, name: str) -> str:
+    """The operation and the module that calls it, in words."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = str(stack[-1][0]) if stack else ""
+    return f"{name.removeprefix('aten::')} in {path}" if path else name.removeprefix("aten::")
