@@ -1,8 +1,8 @@
 """Networks in which a careless rule would break the function: soundness is asked of all of them.
 
 Each has twelve hidden units that an operation treats in a peculiar way. The number is log2 of the order of
-the group where it was worked out by hand, or None where only soundness is asked. Parts of parameters that
-nothing reads are free: they count.
+the group where it was worked out by hand, or None where only soundness is asked. Hidden units that nothing
+reads are free: they count; parts of parameters that nothing reads may not move.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ ADVERSARIAL: dict[str, tuple[Callable[[], nn.Module], float | None]] = {
     "global pooling over units": (hidden(lambda m, h: F.adaptive_avg_pool1d(h[:, None], 1)), L(12)),
     "interpolated units": (hidden(lambda m, h: m.head(F.interpolate(h[:, None], 24)[:, 0]), 24), None),
     "windows of units": (hidden(lambda m, h: m.head(h.unfold(1, 4, 2).mean(2)), 5), None),
-    "convolution along units": (hidden(lambda m, h: F.conv1d(h[:, None], m.four.weight[:, None, :3])), L(9)),
+    "convolution along units": (hidden(lambda m, h: F.conv1d(h[:, None], m.four.weight[:, None, :3])), 0.0),
     "padding in the middle": (hidden(lambda m, h: m.head(F.pad(h[:, :8], (1, 3)))), L(8) + 2 * L(4)),
     "reflected padding": (hidden(lambda m, h: m.head(F.pad(h[:, None, :8], (2, 2), "reflect")[:, 0])), None),
     "overwritten slice": (hidden(_overwritten), L(2) + L(3) + L(7)),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -23,13 +24,49 @@ L = log2_factorial
 
 
 @dataclass(frozen=True)
+class Integers:
+    """An example input of random integers from 0 to `below` - 1: tokens or classes."""
+
+    shape: tuple[int, ...]
+    below: int
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Axes of parameters that one axis of units must carry, itself or through the axes below it.
+
+    Attributes:
+        places: such as "conv1.weight[0] bn1.running_mean[0] conv2.weight[1]".
+        size: how many units the axis has.
+        within: how many units its parent has, 0 for no parent; None asks nothing.
+    """
+
+    places: str
+    size: int
+    within: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Case:
-    """An architecture, an input shape, and log2 of the number of its symmetries."""
+    """An architecture, example inputs, and log2 of the number of its symmetries.
+
+    Attributes:
+        name: what tests call it.
+        build: makes the module.
+        inputs: a shape (normal numbers), `Integers`, a tensor, or a tuple or dict of these.
+        log2_order: worked out by hand from the architecture.
+        outputs: the outputs whose values must stay; None for all.
+        joined: which parameter axes must move together.
+        needs: the module that must be installed; empty for none.
+    """
 
     name: str
     build: Callable[[], nn.Module]
-    shape: tuple[int, ...]
+    inputs: Any
     log2_order: float
+    outputs: tuple[str | int, ...] | None = None
+    joined: tuple[Joined, ...] = ()
+    needs: str = ""
 
     def module(self, seed: int = 0) -> nn.Module:
         """The network with weights in general position: nothing zero, nothing constant."""
@@ -48,8 +85,21 @@ class Case:
                     buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
         return module.eval()
 
-    def example(self, seed: int = 1) -> Tensor:
-        return torch.randn(self.shape, generator=torch.Generator().manual_seed(seed))
+    def example(self, seed: int = 1) -> Any:
+        """Random example inputs."""
+        return _drawn(self.inputs, torch.Generator().manual_seed(seed))
+
+
+def _drawn(inputs: Any, generator: torch.Generator) -> Any:
+    if isinstance(inputs, Tensor):
+        return inputs
+    if isinstance(inputs, Integers):
+        return torch.randint(inputs.below, inputs.shape, generator=generator)
+    if isinstance(inputs, dict):
+        return {name: _drawn(item, generator) for name, item in inputs.items()}
+    if all(isinstance(size, int) for size in inputs):
+        return torch.randn(inputs, generator=generator)
+    return tuple(_drawn(item, generator) for item in inputs)
 
 
 class Calls(nn.Module):
@@ -321,6 +371,11 @@ each_case = pytest.mark.parametrize("name", CASES)
 
 
 @cache
-def found(name: str) -> Symmetry:
+def symmetry_of(case: Case) -> Symmetry:
     """The symmetry of a case, found once a process."""
-    return discover(CASES[name].module(), CASES[name].example())
+    return discover(case.module(), case.example(), case.outputs)
+
+
+def found(name: str) -> Symmetry:
+    """The symmetry of the case of this name."""
+    return symmetry_of(CASES[name])

@@ -147,9 +147,12 @@ def test_the_single_steps(folder: Path, tmp_path: Path) -> None:
     assert "curve" in done.output
     assert load_controls(tmp_path / "c" / "curve", "chain")(0).equal(load_weights(a))
     for options in (["--task", task], ["--model", f"{task}:build", "--input", "2,8"]):
-        done = run("symmetry", *options, "--json", "--out", tmp_path / f"{options[0]}.json")
+        done = run("symmetry", *options, "--json", "--save", tmp_path / f"{options[0]}.json")
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)["log2_order"] == pytest.approx(44.25, abs=0.01)  # log2(16!)
+        assert json.loads(done.stdout)["verification"]["passed"]
+        text = refused("symmetry", *options, "--save", tmp_path / f"{options[0]}.json")
+        assert "give another --save, or --force" in text
     assert run("symmetry", "--task", task).exit_code == 0
 
 

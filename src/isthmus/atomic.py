@@ -49,9 +49,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)  # a writer that puts a file of its own in this place may have narrowed it
-        _flush(temporary)
+        flush(temporary)
         temporary.replace(final)
-        _flush(final.parent)
+        flush(final.parent)
     except OSError as error:
         raise SettingError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -70,7 +70,7 @@ def write_text_atomic(path: str | os.PathLike[str], content: str) -> None:
     write_bytes_atomic(path, content.encode())
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Make a file's content, or a folder's entries, reach the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -59,6 +59,17 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Tensors:
+    """The tensors of a checkpoint by name, before any layout; the other attributes are a `Checkpoint`'s."""
+
+    state: State
+    format: str
+    sha256: str
+    unwrapped: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+
 def load_weights(
     path: str | os.PathLike[str],
     like: Weights | Network | nn.Module | None = None,
@@ -102,6 +113,29 @@ def read_checkpoint(
     source = Path(path)
     reference, owner = _reference(like)
     wanted = frozenset(reference.state_dict()) if reference is not None else None
+    found = read_tensors(source, wanted, allow_nonfinite=allow_nonfinite)
+    if reference is None:
+        weights, more = _self_described(found.state, found.metadata)
+    else:
+        weights, more = _conformed(found.state, reference, owner, source)
+    metadata = {name: text for name, text in found.metadata.items() if name not in _RESERVED}
+    return Checkpoint(weights, source, found.format, found.sha256, (*found.unwrapped, *more), metadata)
+
+
+def read_tensors(
+    path: str | os.PathLike[str], wanted: frozenset[str] | None = None, *, allow_nonfinite: bool = False
+) -> Tensors:
+    """The tensors in a checkpoint under the names that its owner gave them, mapped from the file.
+
+    Args:
+        path: as for `load_weights`.
+        wanted: the names that the model has, if it is known: prefixes come off only as far as more fit.
+        allow_nonfinite: accept NaN and infinity.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, is unsafe, damaged, or holds NaN or infinity.
+    """
+    source = Path(path)
     try:
         contents, state, notes, digest = _read_any(source, wanted)
     except OSError as error:
@@ -112,12 +146,7 @@ def read_checkpoint(
             f"the tensor {name} of {path} holds NaN or infinity: expected finite numbers. The training may "
             "have diverged; take an earlier checkpoint, or pass allow_nonfinite=True"
         )
-    if reference is None:
-        weights, more = _self_described(state, contents.metadata)
-    else:
-        weights, more = _conformed(state, reference, owner, source)
-    metadata = {name: text for name, text in contents.metadata.items() if name not in _RESERVED}
-    return Checkpoint(weights, source, contents.format, digest, (*notes, *more), metadata)
+    return Tensors(state, contents.format, digest, notes, contents.metadata)
 
 
 def save_weights(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from isthmus.barriers import Barrier, Verdict
 from isthmus.experiments.records import Matching, PairStudy, PathStudy
@@ -17,6 +17,7 @@ from isthmus.report.formats import (
     significant,
     tolerance,
 )
+from isthmus.symmetry import Symmetry, Verification
 
 VERDICT_WORDS = {
     Verdict.CONNECTED: "connected",
@@ -100,6 +101,42 @@ def matching_sentence(matching: Matching) -> str:
         f"The group has {group_size(matching.log2_order)} elements; {coverage(matching.coverage)} of the "
         "parameters lie in tensors that can move."
     )
+
+
+def symmetry_sentence(symmetry: Symmetry) -> str:
+    """How large the group is, and how much of the network it can move."""
+    size, power = group_size(symmetry.log2_order), symmetry.log2_order * math.log10(2)
+    written = f" (log₁₀ of the order: {power:.1f})" if size.startswith("10") and power > 6 else ""
+    return (
+        f"The group has {size} element{'s' * (size != '1')}{written}; {coverage(symmetry.coverage)} "
+        f"of the {count(symmetry.layout.numel)} parameters lie in tensors that can move."
+    )
+
+
+def proof_sentence(proof: Verification) -> str:
+    """What the numerical check of a symmetry found, and where it proves little."""
+    told = [
+        f"{'Proved' if proof.passed else 'Checked'} in float64: with the axes moved, the outputs "
+        f"({_some(proof.outputs)}) change by {proof.error:.1e} at most, relative to the largest (allowed: "
+        f"{proof.tolerance:.0e})"
+    ]
+    if proof.controls:
+        fired = len(proof.controls) - len(proof.powerless)
+        told.append(f"with one tensor left out, they change in {fired} of {len(proof.controls)} controls")
+    if proof.failed:
+        told.append(f"these had to be pinned, as moving them changed the outputs: {_some(proof.failed)}")
+    if proof.unmoved:
+        told.append(f"nothing is proved of these, as no trial moved them: {_some(proof.unmoved)}")
+    if proof.powerless:
+        told.append(
+            f"little is proved of these, as leaving a tensor out changed nothing: {_some(proof.powerless)}"
+        )
+    return "; ".join(told) + "."
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _capital(sentence: str) -> str:

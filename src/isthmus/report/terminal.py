@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from statistics import fmean
 
 from rich import box
 from rich.table import Table as RichTable
@@ -11,19 +12,20 @@ from rich.text import Text
 from isthmus.barriers import Barrier, Verdict
 from isthmus.experiments.records import Matching, PairStudy
 from isthmus.report import sentences
-from isthmus.report.formats import coverage, group_size
+from isthmus.report.formats import count, percent
+from isthmus.report.grouping import AxisLine, axis_lines, braced, cut, pinned_lines, symmetry_lines
 from isthmus.report.tables import (
     Cell,
     Column,
     Table,
-    axis_rows,
     barrier_rows,
     score_rows,
     study_rows,
 )
 from isthmus.scores import Score
-from isthmus.symmetry import Symmetry
+from isthmus.symmetry import Symmetry, Verification
 
+_LINES, _PLACES = 20, 3
 _STYLES = {Verdict.CONNECTED: "green", Verdict.BARRIER: "red", Verdict.UNDECIDED: "yellow"}
 
 
@@ -48,30 +50,84 @@ def barrier_table(
 
 def matching_table(matching: Matching) -> RichTable:
     """What was matched, axis by axis, with what it gained below."""
-    drawn = _drawn(axis_rows(matching))
-    drawn.caption = Text(sentences.matching_sentence(matching))
+    rows = [
+        AxisLine(axis.name, axis.size, axis.free, 0, axis.places, (number,))
+        for number, axis in enumerate(matching.axes)
+    ]
+    lines = axis_lines(rows)
+    drawn = _axis_table(
+        lines, "moved", lambda line: percent(fmean(matching.axes[n].moved for n in line.members))
+    )
+    drawn.caption = Text(sentences.matching_sentence(matching) + _more(len(lines), "kinds of axes"))
     return drawn
 
 
 def symmetry_table(symmetry: Symmetry) -> RichTable:
     """The hidden axes of a network, with the size of their group below."""
-    names = ("axis", "units", "free", "fixed", "carried by")
-    columns = tuple(
-        Column(name, "text" if name == "carried by" else "name" if name == "axis" else "number")
-        for name in names
-    )
-    rows = tuple(tuple(Cell(row[name]) for name in names) for row in symmetry.table())
-    drawn = _drawn(Table("Hidden axes", columns, rows))
-    drawn.caption = Text(
-        f"{group_size(symmetry.log2_order)} group elements; {coverage(symmetry.coverage)} of the parameters "
-        f"lie in tensors that can move; pinned in {len(symmetry.pinned)} places"
-    )
+    lines = symmetry_lines(symmetry)
+    drawn = _axis_table(lines, "fixed", lambda line: count(line.fixed))
+    drawn.caption = Text(sentences.symmetry_sentence(symmetry) + _more(len(lines), "kinds of axes"))
     return drawn
+
+
+def pinned_table(symmetry: Symmetry) -> RichTable:
+    """What may not move and why, one row a reason; the reason that holds the most parameters comes first."""
+    lines = pinned_lines(symmetry)
+    columns = (
+        Column("parameters"), Column("immovable"), Column("axes"), Column("why, and where", "text"),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            Cell(count(line.parameters)), Cell(count(line.immovable)), Cell(count(line.axes)),
+            Cell(line.reason, cut(braced(line.places), _PLACES)),
+        )
+        for line in lines[:_LINES]
+    )  # fmt: skip
+    drawn = _drawn(Table("Pinned, by reason", columns, rows))
+    told = (
+        "parameters: of the tensors that are pinned along such an axis; immovable: of those that cannot move "
+        "along any other axis either."
+    )
+    drawn.caption = Text(told + _more(len(lines), "reasons"))
+    return drawn
+
+
+def control_table(proof: Verification) -> RichTable:
+    """The controls of a numerical proof: each should change the outputs by far more than is allowed."""
+    columns = (Column("axis moved, and what was left as it was", "text"), Column("change", "number"))
+    rows = tuple(
+        (Cell(found.axis, found.parameter or "nothing: it lies in one tensor"), Cell(f"{found.error:.1e}"))
+        for found in proof.controls
+    )
+    return _drawn(Table("Controls: one axis moved, one of its tensors left out", columns, rows))
 
 
 def verdict_sentence(study: PairStudy, split: str = "test") -> str:
     """Which paths join A and B at the tolerance: see `sentences.verdict_sentence`."""
     return sentences.verdict_sentence(study, split)
+
+
+def _axis_table(lines: Sequence[AxisLine], last: str, value: Callable[[AxisLine], str]) -> RichTable:
+    """One row an axis, or a pattern of axes with how many they are; `value` fills the column `last`."""
+    several = any(len(line.members) > 1 for line in lines)
+    many = (Column("×"),) if several else ()
+    columns = (
+        Column("axis, and what carries it", "text"), *many, Column("units"), Column("free"), Column(last),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            Cell(line.name, cut([place for place in braced(line.places) if place != line.name], _PLACES)),
+            *([Cell(count(len(line.members)))] if several else []), Cell(count(line.size)),
+            Cell(count(line.free)), Cell(value(line)),
+        )
+        for line in lines[:_LINES]
+    )  # fmt: skip
+    return _drawn(Table("Hidden axes", columns, rows))
+
+
+def _more(number: int, what: str) -> str:
+    """What a list that was cut leaves out, and how to see it."""
+    return f" {number - _LINES} further {what} are not shown: --json prints all." if number > _LINES else ""
 
 
 def _drawn(table: Table) -> RichTable:

@@ -6,7 +6,9 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from isthmus.errors import SymmetryError, SymmetryWarning
 from isthmus.network import Network
@@ -17,7 +19,9 @@ from isthmus.symmetry.experts import dense_experts
 from isthmus.symmetry.export import (
     Inputs,
     Trace,
+    beside,
     evaluation_copy,
+    positional,
     trace,
     undisturbed_generators,
 )
@@ -53,7 +57,8 @@ def discover(
             as `hidden.2`); None for all.
         freeze: parameters, or (parameter, axis) pairs, that may not move.
         rules: further rules, operation name (`aten::cumsum`) -> rule; they go before the built-in ones.
-        verify: whether to prove the result numerically (see `Verification`).
+        verify: whether to prove the result numerically (see `Verification`); weights on the meta device have
+            no values, so that nothing can be proved of them.
 
     Returns:
         The symmetry, with its verification.
@@ -63,9 +68,12 @@ def discover(
             or verification is impossible.
 
     Warns:
-        SymmetryWarning: verification had to pin an axis, which is a defect of a rule.
+        SymmetryWarning: verification had to pin an axis, which is a defect of a rule; or the example is a
+            single token.
 
-    Limits: permutations only; sound for one traced graph, that is, for inputs that take the same branches.
+    Limits: permutations only; sound for one traced graph, that is, for inputs that take the same branches
+    and, as sizes are traced as numbers, for inputs at which constants computed from sizes tell the same
+    units apart: give at least two tokens, so that positions differ.
     Statistics that only norms read move with their units; every other buffer counts as a constant with the
     value it has in this module.
     Cost: two to five times `torch.export`, most of it spent there and in the forward passes of the proof; the
@@ -78,8 +86,9 @@ def discover(
     with undisturbed_generators():
         twin = evaluation_copy(module)
         table = dict(RULES) | dict(rules or {})
+        _warn_of_single_tokens(example_inputs)
         with dense_experts(twin):
-            traced = trace(twin, example_inputs, table.keys() | IGNORED)
+            traced = trace(twin, beside(example_inputs, twin), table.keys() | IGNORED)
         start = Weights.from_module(twin)
         wanted = _chosen_outputs(traced, outputs)
         run = Execution(traced, start, table, other_names(twin))
@@ -88,11 +97,24 @@ def discover(
         orbits = solve(run.units)
         found, pinned = assembly.assemble(run.units, orbits, run.leaves)
         buffers = {name: tuple(buffer.shape) for name, buffer in start.buffers.items()}
-        symmetry = Symmetry(start.layout, buffers, found, pinned)
-        if not verify:
+        symmetry = Symmetry(start.layout, buffers, found, pinned, unread=run.unread)
+        if not verify or start.vector.is_meta:
             return symmetry
         names = None if outputs is None else [name for name, _ in wanted]
         return _proved(symmetry, proof.Probe(module, example_inputs, names, _SEED))
+
+
+def _warn_of_single_tokens(example_inputs: Inputs) -> None:
+    """Warn where the example has one token, as units that positions tell apart look alike at one position."""
+    tensors = [leaf for leaf in pytree.tree_leaves(positional(example_inputs)) if isinstance(leaf, Tensor)]
+    single = [x for x in tensors if x.dtype in (torch.int64, torch.int32) and 1 in x.shape[1:]]
+    if single:
+        warnings.warn(
+            f"an example input of shape {tuple(single[0].shape)} holds a single token: units that positions "
+            "tell apart in longer inputs may count as free; give an example of at least two tokens",
+            SymmetryWarning,
+            stacklevel=3,
+        )
 
 
 def verify_symmetry(symmetry: Symmetry, module: nn.Module, example_inputs: Inputs) -> proof.Verification:

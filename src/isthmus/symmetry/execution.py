@@ -32,10 +32,15 @@ _SINGULAR = ("_u", "_v", "weight_u", "weight_v")
 _FOLDED = 1 << 24
 # Operations between a parameter and those that read it as a stack of matrices, and these.
 _CARRIERS = {"transpose", "permute", "numpy_T", "mT", "to", "_to_copy", "contiguous", "clone", "detach"}
+_CARRIERS |= {"unsqueeze", "expand"}
 _STACKED = {"bmm", "baddbmm", "matmul", "einsum", "index", "index_select", "select", "unbind"}
-# Units of their own for every matrix of a stack: so many at most, for memory's sake.
+_SPLITS = {"split", "split_with_sizes", "unsafe_split", "chunk", "tensor_split"}
+_PIECES = 16
+_ADDED = {"add", "mul", "sub", "index", "index_select", "select", "unbind"}
+# Units of their own for every matrix or vector of a stack: so many at most, for memory's sake.
 _STACKED_UNITS = 1 << 22
-_STACK = 3
+_SMALL = 1 << 14
+_MATRICES, _VECTORS = 3, 2
 
 
 def other_names(module: nn.Module) -> dict[str, list[str]]:
@@ -65,6 +70,7 @@ class Execution:
         self.others = others
         self.units = Units()
         self.leaves: list[assembly.Leaf] = []
+        self.unread: tuple[str, ...] = ()
         self.labels: dict[str, Any] = {}
         self._leaf_labels = self._make_leaves(start.layout)
 
@@ -72,7 +78,7 @@ class Execution:
         """Units for every axis of every parameter, and of the buffers that norms alone use."""
         shapes = dict(zip(layout.names, layout.shapes, strict=True))
         movable = {self.traced.buffers[n.name] for n in self._placeholders() if self._is_statistic(n)}
-        blocks = self._grouped() | self._stacked(shapes)
+        blocks = self._grouped() | self._stacked(shapes) | self._split(shapes)
         shapes |= {name: tuple(self.start.buffers[name].shape) for name in sorted(movable)}
         labels = {}
         for name, shape in shapes.items():
@@ -124,15 +130,40 @@ class Execution:
         return {(name, 1): min(found) for name, found in groups.items() if len(found) == 1}
 
     def _stacked(self, shapes: Mapping[str, Sequence[int]]) -> dict[tuple[str, int], int]:
-        """Parameters that are read as stacks of matrices, and how many: each has orders of its own."""
+        """Parameters that are read as stacks of matrices or vectors, and how many: each has its own order."""
         readers: dict[str, set[str]] = defaultdict(set)
         for node in self._placeholders():
-            if node.name in self.traced.parameters and len(shapes[self._parameter(node)]) >= _STACK:
+            if node.name in self.traced.parameters:
                 readers[self._parameter(node)] |= _readers(node)
-        stacks = [name for name, found in readers.items() if found <= _STACKED and shapes[name][0] > 1]
+        stacks = [
+            name
+            for name, found in readers.items()
+            if shapes[name]
+            and shapes[name][0] > 1
+            and (
+                (len(shapes[name]) >= _MATRICES and found <= _STACKED)
+                or (len(shapes[name]) == _VECTORS and found <= _ADDED and math.prod(shapes[name]) <= _SMALL)
+            )
+        ]
         if sum(shapes[name][0] * sum(shapes[name][1:]) for name in stacks) > _STACKED_UNITS:
             return {}
         return {(name, dim): shapes[name][0] for name in stacks for dim in range(1, len(shapes[name]))}
+
+    def _split(self, shapes: Mapping[str, Sequence[int]]) -> dict[tuple[str, int], int]:
+        """Matrices whose rows are split before anything reads them, and into how many equal blocks at most.
+
+        The pieces may read different tensors, as the queries of cross attention and its keys and values do.
+        """
+        found: dict[str, int] = {}
+        for node in self._placeholders():
+            name = self._parameter(node) if node.name in self.traced.parameters else ""
+            pieces = [_pieces(user) for user in node.users]
+            if len(shapes.get(name, ())) == _VECTORS and pieces and all(pieces):
+                number = shapes[name][0] // math.gcd(
+                    shapes[name][0], *(size for sizes in pieces for size in sizes)
+                )
+                found[name] = number if number <= _PIECES and name not in found else 1
+        return {(name, 1): number for name, number in found.items() if number > 1}
 
     def _parameter(self, node: fx.Node) -> str:
         """The name of a parameter's placeholder in the layout, which has one name for shared memory."""
@@ -164,10 +195,27 @@ class Execution:
             label = self.labels.get(node_name)
             if node_name in outputs and isinstance(label, Label):
                 pin(self.units, label, f"the output {name}: its units have an order")
-        known = {self.start.layout.names[self.start.layout.index[n]] for n in read if n in self._leaf_labels}
+        layout = self.start.layout
+        known = {layout.names[layout.index[name]] for name in read if name in self._leaf_labels}
+        self.unread = tuple(name for name in layout.names if name not in known)
         for leaf in self.leaves:
-            if not leaf.buffer and leaf.name not in known:
+            if not leaf.buffer and leaf.name in self.unread:
                 self.units.pin(leaf.ids, "the traced graph does not read this parameter")
+        self._pin_unread_parts()
+
+    def _pin_unread_parts(self) -> None:
+        """Pin units along an axis of which others are read: an input of another size may read them.
+
+        Such are the rows of a table of positions beyond the example's length.
+        """
+        met = torch.zeros(self.units.count, dtype=torch.bool)
+        for relation in (*self.units.same, *self.units.families):
+            met[relation.left] = met[relation.right] = True
+        for mark in self.units.marks:
+            met[mark.ids] = True
+        for leaf in self.leaves:
+            if bool(met[leaf.ids].any()) and not bool(met[leaf.ids].all()):
+                self.units.pin(leaf.ids[~met[leaf.ids]], "the traced graph does not read this part of it")
 
     def _placeholder(self, node: fx.Node) -> Any:
         traced = self.traced
@@ -175,9 +223,9 @@ class Execution:
         if name in self._leaf_labels:
             return self._leaf_labels[name]
         if name is not None:
-            return of_constant(self.start.buffers[name], f"the constant {name}")
+            return _known(self.start.buffers[name], f"the constant {name}")
         if node.name in traced.constants:
-            return of_constant(traced.constants[node.name], "a constant of the graph")
+            return _known(traced.constants[node.name], "a constant of the graph")
         value = node.meta.get("val")
         return of_input(value.shape, f"the input {node.name}") if isinstance(value, Tensor) else value
 
@@ -189,6 +237,8 @@ class Execution:
             return items[number] if isinstance(items, (tuple, list)) else items
         if name in IGNORED:
             return None
+        if node.name in self.traced.computed:
+            return of_constant(self.traced.computed[node.name], "a constant of the graph")
         results = node.meta.get("val")
         shapes = [tuple(item.shape) for item in pytree.tree_leaves(results) if isinstance(item, Tensor)]
         opaque = _Opaque.TENSOR if shapes else _Opaque.SCALAR
@@ -226,6 +276,11 @@ class Execution:
         used = frozenset(number for number in reads if isinstance(number, int))
         run = cast("Callable[..., Any]", node.target)
         return Call(self.units, name, run, arguments, shapes, used, _where(node, name), several)
+
+
+def _known(value: Tensor, origin: str) -> Label:
+    """The label of a constant; one on the meta device has no values, so no two elements count as equal."""
+    return of_input(value.shape, origin) if value.is_meta else of_constant(value, origin)
 
 
 def _ruled(call: Call, rule: Rule) -> Result:
@@ -278,18 +333,42 @@ def _folded(call: Call, node: fx.Node) -> Label | None:
 
 
 def _values(value: Any) -> Any:
+    """An argument with values for labels; constants are computed in main memory."""
     if isinstance(value, (list, tuple)):
         return type(value)(_values(item) for item in value)
+    if isinstance(value, torch.device):
+        return torch.device("cpu")
     return value.value if isinstance(value, Label) else value
 
 
 def _readers(node: fx.Node) -> set[str]:
-    """The names of the operations that read a node, views and casts looked through."""
+    """The names of the operations that read a node, views and casts looked through.
+
+    An einsum that does not read it as a stack of matrices counts as another operation.
+    """
     found: set[str] = set()
     for user in node.users:
         name = operation_name(user.target).removeprefix("aten::")
+        if name == "einsum" and not _reads_stack(user, node):
+            name = "einsum of a matrix"
         found |= _readers(user) if name in _CARRIERS else {name}
     return found
+
+
+def _pieces(node: fx.Node) -> list[int]:
+    """The sizes into which an operation splits a tensor's first axis; none if it does not."""
+    name = operation_name(node.target).removeprefix("aten::")
+    if name not in _SPLITS or dict(_named_arguments(node)).get("dim", 0) != 0:
+        return []
+    return [int(piece.shape[0]) for piece in node.meta["val"]]
+
+
+def _reads_stack(einsum: fx.Node, operand: fx.Node) -> bool:
+    """Whether the first index of an operand numbers matrices: it is kept, or summed, beside another index."""
+    equation, operands = cast("tuple[str, Sequence[fx.Node]]", einsum.args[:2])
+    terms, _, result = equation.replace(" ", "").partition("->")
+    own = [term for term, each in zip(terms.split(","), operands, strict=True) if each is operand]
+    return all(any((index in result) is (term[0] in result) for index in term[1:]) for term in own)
 
 
 def _named_arguments(node: fx.Node) -> Iterable[tuple[str, Any]]:

@@ -13,7 +13,7 @@ import logging
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 from isthmus.errors import SymmetryError
 
 # Loggers that print a traceback of their own for an error that is reported here as a sentence.
-_LOUD = ("torch.export", "torch._subclasses.fake_tensor")
+_LOUD = ("torch.export", "torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
 
 # Regions of the graph that change how their inside is computed, not what.
 _REGIONS = ("wrap_with_autocast", "wrap_with_set_grad_enabled", "hints_wrapper")
@@ -35,6 +35,13 @@ _COMPOSITE = """
     adaptive_avg_pool3d softmax log_softmax cat stack square multiply divide subtract relu6 selu outer
 """
 _FRESH = frozenset(f"aten::{name}" for name in _COMPOSITE.split())
+
+# Operations that read no more of a tensor than its shape and type.
+_SHAPED = {
+    f"aten::{kind}" for kind in ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")
+}
+# Constants of more elements than this are not computed.
+_COMPUTED = 1 << 24
 
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
@@ -50,6 +57,7 @@ class Trace:
         constants: placeholder -> value, for other buffers and lifted constants.
         inputs: placeholder -> the input's name.
         outputs: (name, node name) of every tensor that comes out.
+        computed: node name -> value, of constants that the graph computes by changing them in place.
     """
 
     graph: fx.Graph
@@ -58,6 +66,7 @@ class Trace:
     constants: Mapping[str, Tensor]
     inputs: Mapping[str, str]
     outputs: tuple[tuple[str, str], ...]
+    computed: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @contextmanager
@@ -87,6 +96,14 @@ def positional(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]
         "the example inputs must be a tensor, a tuple of tensors or a dict of keyword tensors, "
         f"but they are of type {type(example_inputs).__name__}"
     )
+
+
+def beside(example_inputs: Inputs, module: nn.Module) -> Inputs:
+    """The example inputs; on the meta device, if the module's parameters are there."""
+    if not any(parameter.is_meta for parameter in module.parameters()):
+        return example_inputs
+    moved: Inputs = pytree.tree_map_only(Tensor, lambda tensor: tensor.to("meta"), example_inputs)
+    return moved
 
 
 def evaluation_copy(module: nn.Module) -> nn.Module:
@@ -127,11 +144,13 @@ def trace(module: nn.Module, example_inputs: Inputs, known: Container[str]) -> T
             warnings.simplefilter("ignore")
             program = torch.export.export(module, args, kwargs, strict=False)
             _inline_regions(program.graph_module)
-            if _decompositions(program.graph, known) or not _made_functional(program.graph):
-                program = torch.export.export(module, args, kwargs, strict=False).run_decompositions({})
-                table = _decompositions(program.graph, known)
-                if table:
-                    program = program.run_decompositions(table)
+            computed = _computed(program)
+            taken_apart = computed is None or _decompositions(program.graph, known)
+            if computed is not None and not taken_apart and _made_functional(program.graph, computed):
+                return replace(_read(program), computed=computed)
+            program = torch.export.export(module, args, kwargs, strict=False).run_decompositions({})
+            if table := _decompositions(program.graph, known):
+                program = program.run_decompositions(table)
             return _read(program)
     except Exception as error:
         raise SymmetryError(
@@ -209,12 +228,66 @@ def _is_module(argument: object) -> bool:
     return isinstance(argument, fx.Node) and argument.op == "get_attr"
 
 
-def _made_functional(graph: fx.Graph) -> bool:
+def _computed(program: torch.export.ExportedProgram) -> dict[str, Tensor] | None:
+    """The values of what the graph computes from nothing but constants, if it changes any of it in place.
+
+    Such are the masks of shifted windows, which are filled slice by slice. They are computed as they stand,
+    with real views. None if something is read before it is changed: then the values would be wrong.
+    """
+    graph = program.graph
+    if not any(_changes(node) for node in graph.nodes):
+        return {}
+    values: dict[str, Tensor] = {}
+    read: set[int] = set()
+    for spec in program.graph_signature.input_specs:
+        if spec.kind is InputKind.CONSTANT_TENSOR:
+            values[spec.arg.name] = program.constants[cast("str", spec.target)].clone()
+    for node in graph.nodes:
+        shaped = operation_name(node.target) in _SHAPED
+        known = all(argument.name in values for argument in node.all_input_nodes)
+        if node.op == "call_function" and (known or shaped) and _computable(node):
+            given = {n: _blank(n) if shaped else values[n.name] for n in node.all_input_nodes}
+            arguments, keywords = fx.node.map_arg((node.args, node.kwargs), given.__getitem__)
+            result = cast("Callable[..., Tensor]", node.target)(*arguments, **keywords)
+            if _changes(node) and _storage(result) in read:
+                return None
+            values[node.name] = result
+        else:
+            read |= {_storage(values[item.name]) for item in node.all_input_nodes if item.name in values}
+    return values
+
+
+def _changes(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def _computable(node: fx.Node) -> bool:
+    """Whether a node gives one tensor of moderate size, the same one each time."""
+    value, tags = node.meta.get("val"), getattr(node.target, "tags", (torch.Tag.nondeterministic_seeded,))
+    return (
+        isinstance(value, Tensor)
+        and all(isinstance(size, int) for size in value.shape)
+        and value.numel() <= _COMPUTED
+        and torch.Tag.nondeterministic_seeded not in tags
+    )
+
+
+def _blank(node: fx.Node) -> Tensor:
+    """A tensor of a node's shape and type: all that is read of it where a new one is made like it."""
+    value = cast("Tensor", node.meta["val"])
+    return torch.empty(tuple(value.shape), dtype=value.dtype)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _made_functional(graph: fx.Graph, computed: Mapping[str, Tensor]) -> bool:
     """Let later readers of a tensor that is changed in place read the result; False if views forbid that."""
     order = {node: place for place, node in enumerate(graph.nodes)}
     for node in graph.nodes:
-        schema = getattr(node.target, "_schema", None)
-        if schema is None or not schema.is_mutable:
+        if not _changes(node) or node.name in computed:
             continue
         changed = node.args[0] if node.args else None
         if not isinstance(changed, fx.Node) or changed.op != "call_function" or not _owns(changed):
@@ -241,7 +314,8 @@ def _owns(node: fx.Node) -> bool:
         return True
     if any(result.alias_info is not None for result in schema.returns):
         return False
-    made_of_others = torch._C._dispatch_has_kernel_for_dispatch_key(schema.name, "CompositeImplicitAutograd")
+    overload = f"{schema.name}.{schema.overload_name}".removesuffix(".")
+    made_of_others = torch._C._dispatch_has_kernel_for_dispatch_key(overload, "CompositeImplicitAutograd")
     return not made_of_others or schema.name in _FRESH
 
 

@@ -65,8 +65,8 @@ class AbstractGroup(ABC, Generic[Element]):
         """The element that undoes `element`."""
 
     @abstractmethod
-    def nearest(self, scores: Mapping[str, Tensor], assign: Callable[[Tensor], Tensor]) -> Element:
-        """The element that maximises the sum of the chosen scores."""
+    def random(self, generator: torch.Generator) -> Element:
+        """A random element."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,7 +78,8 @@ class Symmetry(AbstractGroup["Alignment"]):
         buffers: names and shapes of its buffers.
         axes: the axes, parents before children.
         pinned: (parameter, axis) -> why none, or which, of its units may not move.
-        verification: the numerical proof; None if it was not asked for.
+        verification: the numerical proof; None if it was not asked for, or if the weights have no values.
+        unread: parameters that the traced graph does not read; they are pinned and count for nothing.
 
     Example:
         >>> import torch, isthmus.symmetry as s
@@ -93,6 +94,7 @@ class Symmetry(AbstractGroup["Alignment"]):
     axes: tuple[Axis, ...]
     pinned: Mapping[tuple[str, int], str]
     verification: Verification | None = None
+    unread: tuple[str, ...] = ()
 
     # -- the group ------------------------------------------------------------------------------
 
@@ -159,10 +161,11 @@ class Symmetry(AbstractGroup["Alignment"]):
 
     @property
     def coverage(self) -> float:
-        """The share of parameters that lie in tensors which can move, from 0 to 1."""
+        """The share of parameters that lie in tensors which can move, from 0 to 1, of those that are read."""
         moving = {place.parameter for axis in self.axes for place in axis.places}
-        sizes = zip(self.layout.names, self.layout.sizes, strict=True)
-        return sum(size for name, size in sizes if name in moving) / max(self.layout.numel, 1)
+        sizes = dict(zip(self.layout.names, self.layout.sizes, strict=True))
+        read = [name for name in sizes if name not in self.unread]
+        return sum(sizes[name] for name in read if name in moving) / max(sum(sizes[name] for name in read), 1)
 
     def explain(self, parameter: str, axis: int) -> str:
         """In words: which axes of units lie along this axis of a parameter, and why the rest is pinned.

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -105,34 +104,66 @@ def _overlapping(families: Sequence[Relation], node_of: Tensor) -> list[tuple[Te
         order = child.argsort(stable=True)
         child, parent = child[order], parent[order]
         maps[torch.stack([child, parent]).numpy().tobytes()] = (child, parent)
-    pairs = []
-    for (child, parent), (other_child, other_parent) in combinations(maps.values(), 2):
-        if child[0] > other_child[-1] or other_child[0] > child[-1]:
-            continue
-        place = torch.searchsorted(other_child, child).clamp_(max=other_child.numel() - 1)
-        common = other_child[place] == child
-        if bool(common.any()):
-            pairs.append((parent[common], other_parent[place[common]]))
-    return pairs
+    if len(maps) < 2:
+        return []
+    child = torch.cat([children for children, _ in maps.values()])
+    parent = torch.cat([parents for _, parents in maps.values()])
+    number = torch.cat([torch.full_like(c, n) for n, (c, _) in enumerate(maps.values())])
+    order = child.argsort(stable=True)
+    child, parent, number = child[order], parent[order], number[order]
+    codes, firsts, seconds = [], [], []
+    for shift in range(1, len(maps)):
+        common = (child[shift:] == child[:-shift]).nonzero().flatten()
+        if not common.numel():
+            break
+        codes.append(number[common] * len(maps) + number[common + shift])
+        firsts.append(parent[common])
+        seconds.append(parent[common + shift])
+    if not codes:
+        return []
+    code, first, second = torch.cat(codes), torch.cat(firsts), torch.cat(seconds)
+    order = code.argsort(stable=True)
+    _, _, sizes = counted(code[order])
+    pairs = zip(
+        torch.split(first[order], sizes.tolist()), torch.split(second[order], sizes.tolist()), strict=True
+    )
+    return list(pairs)
 
 
 def _compare(units: Units, first: Tensor, second: Tensor, seen: set[bytes]) -> bool:
     """Add what two families on the same children imply for their parents; whether it was new."""
-    pairs, _, _ = numbered_rows(torch.stack([first, second], 1))
-    left, right = pairs[:, 0], pairs[:, 1]
-    key = pairs.numpy().tobytes()
+    keys = distinct(first * units.count + second)
+    left, right = keys // units.count, keys % units.count
+    key = torch.stack([left, right]).numpy().tobytes()
     if key in seen or torch.equal(left, right):
         return False
     seen.add(key)
     lefts, rights = count_distinct(left), count_distinct(right)
-    if lefts == rights == len(pairs):
+    if lefts == rights == len(keys):
         units.same.append(Relation(left, right))
-    elif lefts == len(pairs):
+    elif lefts == len(keys):
         units.families.append(Relation(left, right))
-    elif rights == len(pairs):
+    elif rights == len(keys):
         units.families.append(Relation(right, left))
     else:
+        return _common_parents(units, left, right)
+    return True
+
+
+def _common_parents(units: Units, left: Tensor, right: Tensor) -> bool:
+    """Parents for the connected parts of two partitions of which neither is finer; whether there are several.
+
+    What respects both partitions respects the finest one that is coarser than both.
+    """
+    root = components(2 * units.count, [Relation(left, right + units.count)])
+    lefts, rights = distinct(left), distinct(right)
+    parts = distinct(root[lefts])
+    if parts.numel() < 2:
         return False
+    block = units.fresh(parts.numel())
+    over = units.count - parts.numel()
+    units.family(lefts, block[torch.searchsorted(parts, root[lefts])])
+    units.family(rights, block[torch.searchsorted(parts, root[rights + over])])
     return True
 
 
@@ -214,8 +245,8 @@ def _classes(
     """The classes of two nodes and more, parents first; or else nodes that must be pinned."""
     nodes = distinct(node_of)
     order = nodes[torch.argsort(colours[nodes], stable=True)]
-    _, _, sizes = counted(colours[order])
-    groups = [group for group in torch.split(order, sizes.tolist()) if group.numel() > 1]
+    _, inverse, sizes = counted(colours[order])
+    groups = list(torch.split(order[sizes[inverse] > 1], sizes[sizes > 1].tolist()))
     groups.sort(key=lambda group: int(group[0]))
     place = torch.full((node_of.numel(),), -1)
     index = torch.full((node_of.numel(),), -1)

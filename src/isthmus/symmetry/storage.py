@@ -40,6 +40,7 @@ def to_record(symmetry: Symmetry) -> dict[str, Any]:
         "axes": [_axis_record(axis) for axis in symmetry.axes],
         "pinned": [[name, axis, reason] for (name, axis), reason in symmetry.pinned.items()],
         "verification": None if symmetry.verification is None else asdict(symmetry.verification),
+        "unread": list(symmetry.unread),
     }
 
 
@@ -59,6 +60,7 @@ def from_record(record: dict[str, Any]) -> dict[str, Any]:
             "axes": tuple(_axis(item) for item in record["axes"]),
             "pinned": {(name, axis): reason for name, axis, reason in record["pinned"]},
             "verification": None if verification is None else _verification(verification),
+            "unread": tuple(record["unread"]),
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise SymmetryError(

@@ -219,11 +219,11 @@ def elements(
 ) -> Iterator[dict[str, Tensor]]:
     """A few group elements that tell a group which is too large.
 
-    In the first one, two units of every cell change places, in the second one all units of every cell turn,
-    in an order of its own: so each cell moves, by a transposition and by a full cycle. These tell apart two
-    cells that may only move together, unless they are small. Therefore the cells of at most four units are
-    numbered in binary, and for every digit those whose digit is 1 turn, while all large cells do: so of any
-    two small cells the one moves without the other. The last one is uniformly random.
+    In the first one, two units of every cell change places. In the others the units of cells turn, in an
+    order of their own, chosen at random: so each cell moves, by a transposition and by a full cycle. These
+    tell apart two cells that may only move together, unless they are small. Therefore the cells of at most
+    four units are numbered in binary, and for every digit those whose digit is 1 turn, while all large cells
+    do: so of any two small cells the one moves without the other. If there are none, all cells turn once.
 
     Args:
         axes: all axes, parents first.
@@ -233,16 +233,16 @@ def elements(
     cells = [axis.cells.bincount().tolist() for axis in axes if alone in (None, axis.name)]
     sizes = [size for sizes in cells for size in sizes if size > 1]
     yield _element(axes, generator, [2] * len(sizes), alone)
-    yield _element(axes, generator, [_WHOLE] * len(sizes), alone)
     small = list(accumulate(size <= _SMALL for size in sizes))
-    for digit in range(small[-1].bit_length() if small else 0):
+    if not small or not small[-1]:
+        yield _element(axes, generator, [_WHOLE] * len(sizes), alone)
+        return
+    for digit in range(small[-1].bit_length()):
         turning = [
             _WHOLE if size > _SMALL or number >> digit & 1 else 1
             for size, number in zip(sizes, small, strict=True)
         ]
         yield _element(axes, generator, turning, alone)
-    if alone is None:
-        yield action.random(axes, generator)
 
 
 def _element(
@@ -287,15 +287,14 @@ class _Widening(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         del types
-        wide = {
-            key: _WIDE.get(value, value) if _is_dtype(value) else value
-            for key, value in (kwargs or {}).items()
-        }
-        return func(*(_WIDE.get(value, value) if _is_dtype(value) else value for value in args), **wide)
+        if func is torch.ops.aten.view.dtype:  # bits read as another type, not a cast
+            return func(*args, **(kwargs or {}))
+        return func(*map(_wider, args), **{key: _wider(value) for key, value in (kwargs or {}).items()})
 
 
-def _is_dtype(value: object) -> bool:
-    return isinstance(value, torch.dtype)
+def _wider(value: Any) -> Any:
+    """An argument; if it is a narrow floating-point type, the wide one."""
+    return _WIDE.get(value, value) if isinstance(value, torch.dtype) else value
 
 
 @contextmanager
