@@ -9,6 +9,7 @@ from isthmus.experiments.records import AxisRow, Fit, Matching, PathStudy
 from isthmus.fanout import Fanout
 from isthmus.landscape import Landscape
 from isthmus.landscape.abstract import SPLITS
+from isthmus.match import matched_axes
 from isthmus.path import AbstractPath
 from isthmus.progress import Progress
 from isthmus.symmetry import Alignment, Symmetry
@@ -56,10 +57,13 @@ def matching_record(a: Weights, b: Weights, symmetry: Symmetry, alignment: Align
                 axis.name,
                 axis.size,
                 axis.free,
-                tuple(f"{place.parameter}[{place.dim}]" for place in axis.places),
-                alignment.moved[axis.name],
+                axis.places,
+                axis.moved / axis.size,
+                axis.before,
+                axis.after,
+                axis.most,
             )
-            for axis in symmetry.axes
+            for axis in matched_axes(a, b, alignment)
         ),
         pinned=tuple((f"{name}[{dim}]", reason) for (name, dim), reason in symmetry.pinned.items()),
     )

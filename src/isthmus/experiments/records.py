@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -40,6 +41,9 @@ class AxisRow:
         free: how many of them may move.
         places: the parameters that carry it, with the dimension.
         moved: the share of its units that the matching moved, in [0, 1].
+        before: the inner product of A's slices at its units and B's; nan if it was not recorded.
+        after: the inner product with the aligned B's slices.
+        most: the product of the norms of these slices, which no order of units can exceed.
     """
 
     name: str
@@ -47,6 +51,9 @@ class AxisRow:
     free: int
     places: tuple[str, ...]
     moved: float
+    before: float = math.nan
+    after: float = math.nan
+    most: float = math.nan
 
 
 @dataclass(frozen=True)

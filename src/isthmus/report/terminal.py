@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import fsum
 from statistics import fmean
 
 from rich import box
@@ -12,7 +13,7 @@ from rich.text import Text
 from isthmus.barriers import Barrier, Verdict
 from isthmus.experiments.records import Matching, PairStudy
 from isthmus.report import sentences
-from isthmus.report.formats import count, percent
+from isthmus.report.formats import count, percent, significant
 from isthmus.report.grouping import AxisLine, axis_lines, braced, cut, pinned_lines, symmetry_lines
 from isthmus.report.tables import (
     Cell,
@@ -26,6 +27,7 @@ from isthmus.scores import Score
 from isthmus.symmetry import Symmetry, Verification
 
 _LINES, _PLACES = 20, 3
+_NOTHING = "—"
 _STYLES = {Verdict.CONNECTED: "green", Verdict.BARRIER: "red", Verdict.UNDECIDED: "yellow"}
 
 
@@ -49,15 +51,27 @@ def barrier_table(
 
 
 def matching_table(matching: Matching) -> RichTable:
-    """What was matched, axis by axis, with what it gained below."""
+    """What was matched, axis by axis, with what it gained as a whole below.
+
+    The gain of an axis is that of the inner product of A's and B's slices at its units, and the cosine is
+    that inner product over the product of their norms. Slices lie along several axes: the gains overlap.
+    """
     rows = [
         AxisLine(axis.name, axis.size, axis.free, 0, axis.places, (number,))
         for number, axis in enumerate(matching.axes)
     ]
     lines = axis_lines(rows)
-    drawn = _axis_table(
-        lines, "moved", lambda line: percent(fmean(matching.axes[n].moved for n in line.members))
-    )
+
+    def told(line: AxisLine) -> tuple[str, str, str]:
+        axes = [matching.axes[number] for number in line.members]
+        before, after, most = (
+            fsum(getattr(axis, field) for axis in axes) for field in ("before", "after", "most")
+        )
+        cosines = f"{before / most:.2f} → {after / most:.2f}" if most > 0 else _NOTHING
+        gain = significant(after - before, 3) if most > 0 else _NOTHING
+        return percent(fmean(axis.moved for axis in axes)), gain, cosines
+
+    drawn = _axis_table(lines, ("moved", "gain", "cosine"), told)
     drawn.caption = Text(sentences.matching_sentence(matching) + _more(len(lines), "kinds of axes"))
     return drawn
 
@@ -65,7 +79,7 @@ def matching_table(matching: Matching) -> RichTable:
 def symmetry_table(symmetry: Symmetry) -> RichTable:
     """The hidden axes of a network, with the size of their group below."""
     lines = symmetry_lines(symmetry)
-    drawn = _axis_table(lines, "fixed", lambda line: count(line.fixed))
+    drawn = _axis_table(lines, ("fixed",), lambda line: (count(line.fixed),))
     drawn.caption = Text(sentences.symmetry_sentence(symmetry) + _more(len(lines), "kinds of axes"))
     return drawn
 
@@ -107,18 +121,21 @@ def verdict_sentence(study: PairStudy, split: str = "test") -> str:
     return sentences.verdict_sentence(study, split)
 
 
-def _axis_table(lines: Sequence[AxisLine], last: str, value: Callable[[AxisLine], str]) -> RichTable:
-    """One row an axis, or a pattern of axes with how many they are; `value` fills the column `last`."""
+def _axis_table(
+    lines: Sequence[AxisLine], last: Sequence[str], values: Callable[[AxisLine], Sequence[str]]
+) -> RichTable:
+    """One row an axis, or a pattern of axes with how many they are; `values` fills the columns `last`."""
     several = any(len(line.members) > 1 for line in lines)
     many = (Column("×"),) if several else ()
     columns = (
-        Column("axis, and what carries it", "text"), *many, Column("units"), Column("free"), Column(last),
+        Column("axis, and what carries it", "text"), *many, Column("units"), Column("free"),
+        *map(Column, last),
     )  # fmt: skip
     rows = tuple(
         (
             Cell(line.name, cut([place for place in braced(line.places) if place != line.name], _PLACES)),
             *([Cell(count(len(line.members)))] if several else []), Cell(count(line.size)),
-            Cell(count(line.free)), Cell(value(line)),
+            Cell(count(line.free)), *map(Cell, values(line)),
         )
         for line in lines[:_LINES]
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,7 +95,7 @@ def _occurrences(here: Tensor, ids: Tensor, orbits: Orbits, member: Tensor) -> T
 
 def _named(orbits: Orbits, places: dict[int, list[Place]], fixed: dict[int, int]) -> tuple[Axis, ...]:
     """Axis records: named after their first place; one without places after its first child."""
-    kept = [number for number in range(len(orbits.classes)) if not _follows(orbits, number)]
+    kept = _carrying(orbits, places)
     names: dict[int, str] = {}
     taken: Counter[str] = Counter()
     for number in reversed(kept):
@@ -118,6 +118,17 @@ def _named(orbits: Orbits, places: dict[int, list[Place]], fixed: dict[int, int]
         again = taken[names[number]]
         unique[number] = names[number] if again == 1 else f"{names[number]}#{again}"
     return tuple(_axis(orbits, number, unique, places[number], fixed.get(number, 0)) for number in kept)
+
+
+def _carrying(orbits: Orbits, places: Mapping[int, Sequence[Place]]) -> list[int]:
+    """The classes that are axes of their own and carry something, themselves or below them."""
+    carrying: set[int] = set()
+    for number in reversed(range(len(orbits.classes))):
+        if not _follows(orbits, number) and (places.get(number) or number in carrying):
+            carrying |= {number} | {_head(orbits, above) for above, _ in orbits.classes[number].parents}
+        elif _follows(orbits, number) and number in carrying:
+            carrying.add(_head(orbits, number))
+    return [number for number in sorted(carrying) if not _follows(orbits, number)]
 
 
 def _axis(orbits: Orbits, number: int, names: dict[int, str], places: list[Place], fixed: int) -> Axis:

@@ -36,10 +36,10 @@ _CARRIERS |= {"unsqueeze", "expand"}
 _STACKED = {"bmm", "baddbmm", "matmul", "einsum", "index", "index_select", "select", "unbind"}
 _SPLITS = {"split", "split_with_sizes", "unsafe_split", "chunk", "tensor_split"}
 _PIECES = 16
-_ADDED = {"add", "mul", "sub", "index", "index_select", "select", "unbind"}
+_ADDED = {"add", "mul", "sub", "select", "unbind"}
 # Units of their own for every matrix or vector of a stack: so many at most, for memory's sake.
 _STACKED_UNITS = 1 << 22
-_SMALL = 1 << 14
+_SMALL = 1 << 12
 _MATRICES, _VECTORS = 3, 2
 
 

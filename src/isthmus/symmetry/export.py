@@ -36,6 +36,12 @@ _COMPOSITE = """
 """
 _FRESH = frozenset(f"aten::{name}" for name in _COMPOSITE.split())
 
+_DROPOUTS = {"aten::dropout", "aten::feature_dropout", "aten::alpha_dropout"}
+# Operations that may return a view, or write, although their schema does not say so.
+_SILENT = {f"aten::{name}" for name in ("einsum", "meshgrid", "unsafe_split", "unsafe_split_with_sizes")}
+_SILENT |= {"aten::unsafe_chunk", "aten::instance_norm"}
+_STATISTICS = {"aten::batch_norm", "aten::instance_norm"}
+_RUNNING, _TRAINING = 3, 5
 # Operations that read no more of a tensor than its shape and type.
 _SHAPED = {
     f"aten::{kind}" for kind in ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")
@@ -144,12 +150,14 @@ def trace(module: nn.Module, example_inputs: Inputs, known: Container[str]) -> T
             warnings.simplefilter("ignore")
             program = torch.export.export(module, args, kwargs, strict=False)
             _inline_regions(program.graph_module)
+            _drop_identities(program.graph)
             computed = _computed(program)
-            taken_apart = computed is None or _decompositions(program.graph, known)
+            taken_apart = computed is None or _decompositions(program, known)
             if computed is not None and not taken_apart and _made_functional(program.graph, computed):
                 return replace(_read(program), computed=computed)
-            program = torch.export.export(module, args, kwargs, strict=False).run_decompositions({})
-            if table := _decompositions(program.graph, known):
+            program = torch.export.export(module, args, kwargs, strict=False)
+            program = program.run_decompositions(_silent_aliases(program.graph))
+            if table := _decompositions(program, known):
                 program = program.run_decompositions(table)
             return _read(program)
     except Exception as error:
@@ -183,10 +191,21 @@ def _read(program: torch.export.ExportedProgram) -> Trace:
     return Trace(program.graph, parameters, buffers, constants, inputs, _outputs(program))
 
 
-def _decompositions(graph: fx.Graph, known: Container[str]) -> dict[Any, Callable[..., Any]]:
-    """For the graph's operations that are not known: what they are made of, as far as torch knows it."""
-    targets = {node.target for node in graph.nodes if hasattr(node.target, "_schema")}
-    unknown = {target for target in targets if operation_name(target) not in known}
+def _decompositions(
+    program: torch.export.ExportedProgram, known: Container[str]
+) -> dict[Any, Callable[..., Any]]:
+    """For the graph's operations that are not known: what they are made of, as far as torch knows it.
+
+    What is computed from constants alone need not be known: its value will be.
+    """
+    open_kinds = (InputKind.PARAMETER, InputKind.USER_INPUT)
+    varying = {s.arg.name for s in program.graph_signature.input_specs if s.kind in open_kinds}
+    unknown = set()
+    for node in program.graph.nodes:
+        if node.op == "call_function" and any(argument.name in varying for argument in node.all_input_nodes):
+            varying.add(node.name)
+            if hasattr(node.target, "_schema") and operation_name(node.target) not in known:
+                unknown.add(node.target)
     if not unknown:
         return {}
     table = torch.export.default_decompositions()
@@ -224,6 +243,14 @@ def _inline_regions(module: fx.GraphModule) -> None:
             graph.erase_node(source)
 
 
+def _drop_identities(graph: fx.Graph) -> None:
+    """Leave out dropout that drops nothing: it returns its very input, in place or not."""
+    for node in list(graph.nodes):
+        if operation_name(node.target) in _DROPOUTS and node.args[2:3] == (False,):
+            node.replace_all_uses_with(cast("fx.Node", node.args[0]))
+            graph.erase_node(node)
+
+
 def _is_module(argument: object) -> bool:
     return isinstance(argument, fx.Node) and argument.op == "get_attr"
 
@@ -258,8 +285,28 @@ def _computed(program: torch.export.ExportedProgram) -> dict[str, Tensor] | None
 
 
 def _changes(node: fx.Node) -> bool:
+    """Whether a node writes into one of its arguments."""
     schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
+    return schema is not None and (schema.is_mutable or _writes_statistics(node))
+
+
+def _writes_statistics(node: fx.Node) -> bool:
+    """Whether a norm updates its running statistics, of which its schema says nothing."""
+    if operation_name(node.target) not in _STATISTICS or len(node.args) <= _TRAINING:
+        return False
+    return bool(node.args[_TRAINING]) and isinstance(node.args[_RUNNING], fx.Node)
+
+
+def _silent_aliases(graph: fx.Graph) -> dict[Any, Callable[..., Any]]:
+    """What operations are made of that may return a view although their schema does not say so.
+
+    They must be taken apart where tensors are changed in place, lest the change be lost.
+    """
+    if not any(_changes(node) for node in graph.nodes):
+        return {}
+    table = torch.export.default_decompositions()
+    targets = {node.target for node in graph.nodes if operation_name(node.target) in _SILENT}
+    return {target: table[target] for target in targets if target in table}
 
 
 def _computable(node: fx.Node) -> bool:
@@ -291,6 +338,8 @@ def _made_functional(graph: fx.Graph, computed: Mapping[str, Tensor]) -> bool:
             continue
         changed = node.args[0] if node.args else None
         if not isinstance(changed, fx.Node) or changed.op != "call_function" or not _owns(changed):
+            return False
+        if _writes_statistics(node) or (changed.name in computed and _changes(changed)):
             return False
         if any(not _owns(user) and order[user] < order[node] for user in changed.users):
             return False

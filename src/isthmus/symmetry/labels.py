@@ -45,6 +45,8 @@ class Label:
         points: for a tensor of numbers of units (the indices that a sort gives, say): the ids of the axis
             into which they point, in order, shape (size,). The numbers change as those units move; only
             rules that know of this may read them.
+        distinct: whether no two elements are equal but by chance, whatever the input: only then does a
+            ranking not depend on the order of the units.
         content: a token that data movement keeps. Across tensors of one token, too, same ids, slot by slot
             and in the order of the slots, and same position mean same content.
     """
@@ -54,6 +56,7 @@ class Label:
     origin: str = ""
     value: Tensor | None = None
     points: Tensor | None = None
+    distinct: bool = False
     content: object = field(default_factory=object)
 
     @property
@@ -201,7 +204,8 @@ def pointwise(units: Units, labels: Sequence[Label], where: str) -> Label:
     if len(labels) == 1:
         return replace(labels[0], value=None, points=None, content=object())
     slots, positions = join(units, labels, where)
-    return Label(slots, combine(positions), origin_of(labels))
+    distinct = any(label.distinct for label in labels)
+    return Label(slots, combine(positions), origin_of(labels), distinct=distinct)
 
 
 def contract(units: Units, labels: Sequence[Label], axes: Sequence[int], where: str) -> Label:
@@ -225,7 +229,7 @@ def contract(units: Units, labels: Sequence[Label], axes: Sequence[int], where: 
         for label in wide
         if (kept := [slot for slot in label.slots if not varying(slot) & gone])
     ]
-    return pointwise(units, [result, *outer], where) if outer else result
+    return replace(pointwise(units, [result, *outer], where) if outer else result, distinct=True)
 
 
 def _spread(label: Label, shape: Sequence[int]) -> Label:

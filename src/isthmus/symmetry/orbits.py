@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from isthmus.symmetry.labels import mix
-from isthmus.symmetry.partitions import count_distinct, counted, distinct, numbered_rows
+from isthmus.symmetry.partitions import count_distinct, counted, distinct, numbered, numbered_rows
 from isthmus.symmetry.units import Mark, Relation, Units, components
 
 _AMBIGUOUS = "units of one axis are tied to one another, and nothing tells their roles apart"
@@ -155,15 +155,15 @@ def _common_parents(units: Units, left: Tensor, right: Tensor) -> bool:
 
     What respects both partitions respects the finest one that is coarser than both.
     """
-    root = components(2 * units.count, [Relation(left, right + units.count)])
-    lefts, rights = distinct(left), distinct(right)
-    parts = distinct(root[lefts])
+    lefts, left = numbered(left)
+    rights, right = numbered(right)
+    root = components(len(lefts) + len(rights), [Relation(left, right + len(lefts))])
+    parts, part = numbered(root)
     if parts.numel() < 2:
         return False
     block = units.fresh(parts.numel())
-    over = units.count - parts.numel()
-    units.family(lefts, block[torch.searchsorted(parts, root[lefts])])
-    units.family(rights, block[torch.searchsorted(parts, root[rights + over])])
+    units.family(lefts, block[part[: len(lefts)]])
+    units.family(rights, block[part[len(lefts) :]])
     return True
 
 

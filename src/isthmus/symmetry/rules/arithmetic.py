@@ -21,10 +21,24 @@ from isthmus.symmetry.labels import (
 from isthmus.symmetry.rules.call import Call, Result, axes_of, moved, picked, reshaped, unknown
 from isthmus.symmetry.units import Units
 
+# Functions that send different elements to different ones, but by chance. A masked element counts as one that
+# is not meant to be chosen: so routers mask groups of experts.
+_ONE_TO_ONE = frozenset(
+    f"aten::{name}"
+    for name in (
+        *("neg", "exp", "log", "sigmoid", "tanh", "softplus", "silu", "gelu", "mish", "sin", "cos", "erf"),
+        *("add", "sub", "mul", "div", "true_divide", "divide", "multiply", "subtract", "rsub", "pow", "sqrt"),
+        *("rsqrt", "square", "expm1", "log1p", "reciprocal", "leaky_relu", "elu", "selu", "masked_fill"),
+    )
+)
+
 
 def elementwise(call: Call) -> Result:
     """The same function of every element: the tensors meet index by index."""
-    return pointwise(call.units, call.labels, call.where)
+    result = pointwise(call.units, call.labels, call.where)
+    zeros = any(label.value is not None and bool((label.value == 0).any()) for label in call.labels)
+    distinct = result.distinct and call.name in _ONE_TO_ONE and not ("mul" in call.name and zeros)
+    return replace(result, distinct=distinct)
 
 
 def prelu(call: Call) -> Result:
@@ -66,11 +80,15 @@ def over(units: Units, label: Label, axes: Sequence[int], where: str) -> Label:
     return reduce(units, slots, positions, axes, where, label.origin)
 
 
+_KEEP_DISTINCT = {f"aten::{name}" for name in ("sum", "mean", "amax", "amin", "max", "min", "logsumexp")}
+
+
 def reduction(call: Call) -> Result:
     """Sums, means, extrema, norms: only the multiset of what is reduced matters."""
     label = call.labels[0]
     axes = axes_of(call.get("dim"), len(label.shape))
     small = over(call.units, label, axes, call.where) if label.shape else label
+    small = replace(small, distinct=label.distinct and call.name in _KEEP_DISTINCT)
     results = [reshaped(small, shape) for shape in call.shapes]
     return tuple(results) if call.several else results[0]
 

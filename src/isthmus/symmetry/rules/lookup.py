@@ -12,14 +12,19 @@ from isthmus.symmetry.labels import (
     Label,
     along,
     combine,
+    compress,
+    core,
     grid,
     in_order,
     pin,
     pointwise,
     varying,
 )
+from isthmus.symmetry.partitions import count_distinct
 from isthmus.symmetry.rules.arithmetic import over
-from isthmus.symmetry.rules.call import Call, Result, moved, picked, settled, unknown
+from isthmus.symmetry.rules.call import Call, Result, moved, picked, unknown
+
+_WIDE = (None, torch.int64, torch.int32, torch.float64, torch.float32)
 
 
 def embedding(call: Call) -> Result:
@@ -104,7 +109,7 @@ def scatter(call: Call) -> Result:
     if pointer.points is not None and pointer.points.numel() == base.shape[dim]:
         base, pointer = _met(call, base, pointer, dim)
         listed = [in_order(call.units, label, [dim], call.where) for label in [pointer, *sources]]
-        return pointwise(call.units, [base, *listed], call.where)
+        return _mark(call, [base, *listed])
     listed = [
         _looked_up(call, replace(label, points=None), [dim], "it is scattered by data")
         for label in [base, pointer, *sources]
@@ -112,7 +117,7 @@ def scatter(call: Call) -> Result:
     if pointer.points is not None:
         pin(call.units, pointer, f"{call.where}: it says where to write")
     places = Label((), grid(base.shape, [dim]), "their places")
-    return pointwise(call.units, [*listed, places], call.where)
+    return _mark(call, [*listed, places])
 
 
 def one_hot(call: Call) -> Result:
@@ -125,26 +130,38 @@ def one_hot(call: Call) -> Result:
     else:
         pin(call.units, pointer, f"{call.where}: it is a number")
         there = Label((), grid(shape, [last]), "their places")
-    return pointwise(call.units, [laid, there], call.where)
+    return _mark(call, [laid, there])
 
 
 def ranking(call: Call) -> Result:
-    """Sorting and top-k: values by rank are a symmetric function, indices are the numbers of units."""
+    """Sorting and top-k: values by rank are a symmetric function, indices are the numbers of units.
+
+    Where elements may tie (after a ReLU, say), or ranks are in any order, the result depends on the places
+    of the units; where a unit lies at several places, its number does not say which: then they are pinned.
+    """
     label = call["self"]
     dim = call.get("dim")
     if dim is None or not label.shape:
         return unknown(call)
     dim %= len(label.shape)
-    label = settled(call.units, label)
-    lying = [slot for slot in label.slots if dim in varying(slot)]
+    lying = [slot for slot in map(compress, label.slots) if dim in varying(slot)]
     if any(varying(slot) != {dim} for slot in lying):
         return unknown(call)
+    numbered = 1 in call.used if call.several else "value" not in call.name
     points = lying[0].movedim(dim, 0).reshape(label.shape[dim], -1)[:, 0] if lying else None
-    small = over(call.units, label, [dim], call.where)
+    unclear = numbered and (len(lying) > 1 or not label.distinct)
+    repeated = points is not None and numbered and count_distinct(points) < points.numel()
+    if points is not None and (unclear or repeated or call.get("sorted") is False):
+        for slot in lying:
+            call.units.pin(core(slot), f"{call.where}: elements that are equal are ranked by their places")
+        points = None
     shape = _kept(call, dim)
+    small = over(call.units, label, [dim], call.where)
+    if points is None and lying:
+        small = in_order(call.units, label, [dim], call.where)
     ranked = pointwise(call.units, [small, Label((), grid(shape, [dim]), "their ranks")], call.where)
-    ranked = moved(ranked, lambda t: t.reshape(call.shapes[0]))
-    numbers = replace(ranked, points=points, content=object())
+    ranked = moved(replace(ranked, distinct=label.distinct), lambda t: t.reshape(call.shapes[0]))
+    numbers = replace(ranked, points=points, distinct=False, content=object())
     if not call.several:
         return ranked if "value" in call.name else numbers
     return (ranked, numbers)
@@ -159,9 +176,15 @@ def _kept(call: Call, dim: int) -> tuple[int, ...]:
 
 
 def cast(call: Call) -> Result:
-    """Another type, device or memory layout: the numbers of units stay what they are."""
+    """Another type, device or memory layout; a wide enough type leaves the numbers of units as they are."""
     label: Label = call["self"]
-    return replace(label, value=None, content=object())
+    dtype = call.get("dtype")
+    like = len(call.labels) > 1
+    if label.points is not None and (like or dtype not in _WIDE):
+        pin(call.units, replace(label, slots=()), f"{call.where}: the numbers of its units may be rounded")
+        label = replace(label, points=None)
+    floating = not like and (dtype is None or dtype.is_floating_point)
+    return replace(label, value=None, distinct=label.distinct and floating, content=object())
 
 
 def equality(call: Call) -> Result:
@@ -173,11 +196,16 @@ def equality(call: Call) -> Result:
         counted = _counted(numbers.value, len(call.shapes[0]))
         if counted is not None and numbers.value.numel() == pointer.points.numel():
             there = Label((along(pointer.points, call.shapes[0], counted),), grid(call.shapes[0], []))
-            return pointwise(call.units, [replace(pointer, points=None), there], call.where)
+            return _mark(call, [replace(pointer, points=None), there])
     for label in call.labels:
         if label.points is not None:
             pin(call.units, label, f"{call.where}: the number of a unit is read there")
-    return pointwise(call.units, [replace(label, points=None) for label in call.labels], call.where)
+    return _mark(call, [replace(label, points=None) for label in call.labels])
+
+
+def _mark(call: Call, labels: Sequence[Label]) -> Label:
+    """Elements that meet and of which many may come out equal."""
+    return replace(pointwise(call.units, labels, call.where), distinct=False)
 
 
 def _counted(numbers: Tensor, rank: int) -> int | None:

@@ -18,6 +18,8 @@ from isthmus.symmetry.labels import (
     constant,
     core,
     disjoint,
+    fold,
+    grid,
     mix,
     of_constant,
     origin_of,
@@ -107,6 +109,7 @@ def join_parts(call: Call, parts: Sequence[Label], dim: int, shape: Sequence[int
     if not one and not _strangers(units, lying):
         positions = [combine([p, constant(p.shape, number)]) for number, p in enumerate(positions)]
     label = Label(tuple(slots), _end_to_end(positions, dim, shape), origin_of(parts))
+    label = replace(label, distinct=all(part.distinct for part in parts))
     return replace(label, content=parts[0].content) if one else label
 
 
@@ -230,10 +233,30 @@ def copied(call: Call) -> Result:
     return moved(replace(call["src"], content=object()), lambda t: t.expand(call.shapes[0]))
 
 
+def index_put(call: Call) -> Result:
+    """A copy with elements overwritten at constant places by numbers that belong to no units."""
+    indices = [None if item is None else item.value for item in call["indices"]]
+    known = all(v is not None for v, item in zip(indices, call["indices"], strict=True) if item is not None)
+    if not known or call["values"].slots:
+        return unknown(call)
+    shape = call["self"].shape
+    there = torch.zeros(shape, dtype=torch.bool)
+    there[tuple(slice(None) if index is None else index for index in indices)] = True
+    mask = of_constant(there, "where it was written")
+    values = combine(
+        [fold(call["values"].position, range(len(call["values"].shape))).reshape([1] * len(shape))]
+    )
+    places = grid(shape, range(len(shape))) if call["values"].position.numel() > 1 else constant(shape)
+    written = Label((), combine([values.expand(shape), places]), call["values"].origin)
+    return pointwise(call.units, [call["self"], written, mask], call.where)
+
+
 def like(call: Call) -> Result:
     """A constant tensor shaped like another one."""
     rest = {key: value for key, value in call.arguments.items() if not isinstance(value, Label)}
-    rest = {key: value for key, value in rest.items() if value is not None}
+    rest = {key: value for key, value in rest.items() if value is not None and key != "device"}
+    if call.name == "aten::zero":
+        return of_constant(torch.zeros(call.shapes[0]))
     return of_constant(call.run(torch.empty(call["self"].shape), **rest))
 
 

@@ -14,6 +14,7 @@ _NAMES: tuple[tuple[Rule, str], ...] = (
     (
         arithmetic.elementwise,
         """
+        __and__ __or__ __xor__ __lshift__ __rshift__
         abs acos acosh add addcdiv addcmul asin asinh atan atan2 atanh bitwise_and bitwise_not bitwise_or
         bitwise_xor celu ceil clamp clamp_max clamp_min clip copysign conj conj_physical angle real imag
         cos cosh deg2rad detach digamma div divide elu erf erfc erfinv exp exp2 expm1 fill floor
@@ -110,9 +111,10 @@ _NAMES: tuple[tuple[Rule, str], ...] = (
     (movement.windows, "im2col"),
     (movement.expand_as, "expand_as"),
     (movement.copied, "copy"),
+    (movement.index_put, "index_put"),
     (movement.slice_scatter, "slice_scatter"),
     (movement.select_scatter, "select_scatter"),
-    (movement.like, "zeros_like ones_like full_like new_zeros new_ones new_full"),
+    (movement.like, "zero zeros_like ones_like full_like new_zeros new_ones new_full"),
     (movement.blank, "empty empty_like new_empty empty_permuted"),
     (contraction.linear, "linear"),
     (contraction.matmul, "matmul mm bmm mv dot"),
@@ -130,7 +132,14 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 )
 
 # Checks that compute nothing.
-IGNORED = frozenset({"aten::_assert_tensor_metadata", "aten::_assert_async", "aten::sym_constrain_range"})
+IGNORED = frozenset(
+    {
+        "aten::_assert_tensor_metadata",
+        "aten::_assert_async",
+        "aten::_assert_scalar",
+        "aten::sym_constrain_range",
+    }
+)
 
 # Which arguments of a rule may hold numbers of units; for all others those units are pinned.
 POINTING: Mapping[Rule, str] = MappingProxyType(
