@@ -32,7 +32,7 @@ from isthmus.weights import Weights
 
 _SEED = 2023
 # Every control is a forward pass in float64: with more of them, proof would cost more than discovery.
-_CONTROLS = 4
+_CONTROLS, _CONTROLS_IF_LARGE, _LARGE = 4, 2, 1 << 24
 
 
 def discover(
@@ -130,7 +130,8 @@ def _proved(symmetry: Symmetry, probe: proof.Probe) -> Symmetry:
     """The symmetry without the axes that fail numerically, and the proof of the rest."""
     axes, failed = symmetry.axes, list[str]()
     pinned = dict(symmetry.pinned)
-    result = proof.verify(probe, axes, controls=_CONTROLS)
+    controls = _CONTROLS if symmetry.layout.numel < _LARGE else _CONTROLS_IF_LARGE
+    result = proof.verify(probe, axes, controls=controls)
     while not result.error <= result.tolerance:
         wrong = set(proof.failing(probe, axes))
         for axis in axes:  # parents come first: what lies below a wrong axis is wrong as well
@@ -140,7 +141,7 @@ def _proved(symmetry: Symmetry, probe: proof.Probe) -> Symmetry:
             pinned |= {(p.parameter, p.dim): "moving it changed the outputs" for p in axis.places}
         axes = tuple(axis for axis in axes if axis.name not in wrong)
         failed += sorted(wrong)
-        result = proof.verify(probe, axes, failed, _CONTROLS)
+        result = proof.verify(probe, axes, failed, controls)
     if failed:
         warnings.warn(
             f"moving {', '.join(failed)} changed the outputs, so they are pinned: a rule of isthmus is "

@@ -181,7 +181,7 @@ def join(units: Units, labels: Sequence[Label], where: str) -> tuple[tuple[Tenso
     """Relate the labels of tensors whose elements meet one another, index by index.
 
     Slots that vary over the same axes are related; where a position varies along a slot's axes, its units
-    are coloured by it.
+    are coloured by it. Units that are pinned already count as positions.
 
     Args:
         units: the solver's state, which takes the relations.
@@ -192,11 +192,28 @@ def join(units: Units, labels: Sequence[Label], where: str) -> tuple[tuple[Tenso
         The slots of the result, no two of which vary along the same axis, and all positions.
     """
     shape = np.broadcast_shapes(*(label.shape for label in labels))
+    labels = [_without_fixed(units, label) for label in labels]
     slots = disjoint(units, [slot.expand(shape) for label in labels for slot in label.slots])
     positions = [compress(label.position).expand(shape) for label in labels]
     origins = [label.origin for label in labels]
     _colour(units, slots, positions, origins, where)
     return slots, positions
+
+
+def _without_fixed(units: Units, label: Label) -> Label:
+    """The label with units that are pinned as positions: they tell elements apart and need no relations."""
+    fixed = [units.fixed(core(slot)) for slot in label.slots]
+    if not any(fixed):
+        return label
+    hashes = [
+        mix(core(slot)).expand(label.shape) for slot, still in zip(label.slots, fixed, strict=True) if still
+    ]
+    loose = tuple(slot for slot, still in zip(label.slots, fixed, strict=True) if not still)
+    first = next(slot for slot, still in zip(label.slots, fixed, strict=True) if still)
+    origin, cause = label.origin, units.cause(core(first))
+    if "told apart" not in cause and "may not move" not in origin:
+        origin = f"{origin or 'units'}, which may not move ({cause})"
+    return replace(label, slots=loose, position=combine([label.position, *hashes]), origin=origin)
 
 
 def pointwise(units: Units, labels: Sequence[Label], where: str) -> Label:

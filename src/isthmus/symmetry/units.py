@@ -18,6 +18,9 @@ from torch import Tensor
 
 from isthmus.symmetry.partitions import count_distinct, counted, distinct, numbered
 
+_CAPACITY = 1 << 12
+_PINNED = ", which may not move ("
+
 
 @dataclass(frozen=True, eq=False)
 class Relation:
@@ -64,11 +67,14 @@ class Units:
         self.same: list[Relation] = []
         self.families: list[Relation] = []
         self.marks: list[Mark] = []
+        self._pinning = torch.full((_CAPACITY,), -1)
 
     def fresh(self, number: int) -> Tensor:
         """Ids of this many new units, interchangeable until a fact tells them apart."""
         self.batches.append(self.count)
         self.count += number
+        if self.count > len(self._pinning):
+            self._pinning = torch.cat([self._pinning, torch.full((self.count,), -1)])
         return torch.arange(self.count - number, self.count)
 
     def relate(self, first: Tensor, second: Tensor) -> Tensor:
@@ -123,6 +129,8 @@ class Units:
         totals = torch.zeros(marked.numel(), dtype=torch.int64).scatter_add_(0, inverse, keys)
         if bool((totals != totals[0]).any()):
             self.marks.append(Mark(marked, totals, reason))
+            if count_distinct(totals) == totals.numel():
+                self._pinning[marked] = len(self.marks) - 1
 
     def block(self, ids: Tensor, reason: str) -> None:
         """These units (ids may repeat) may move among themselves only, if they occur equally often."""
@@ -133,6 +141,16 @@ class Units:
         """None of these units may move."""
         pinned = distinct(ids)
         self.marks.append(Mark(pinned, pinned, reason))
+        self._pinning[pinned] = len(self.marks) - 1
+
+    def fixed(self, ids: Tensor) -> bool:
+        """Whether it is already certain that none of these units may move."""
+        return bool((self._pinning[ids] >= 0).all())
+
+    def cause(self, ids: Tensor) -> str:
+        """What pinned the first one of these units, in words, without the operations in between."""
+        reason = self.marks[int(self._pinning[ids.reshape(-1)[0]])].reason
+        return reason.partition(_PINNED)[2].removesuffix(")") or reason.rpartition(": ")[2]
 
     def batch_of(self, ids: Tensor) -> Tensor:
         """The number of the batch in which each unit was made."""
