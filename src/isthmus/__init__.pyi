@@ -45,5 +45,8 @@ from .surfaces import scan_plane as scan_plane
 from .symmetry import Alignment as Alignment
 from .symmetry import Symmetry as Symmetry
 from .symmetry import discover as discover
+from .symmetry.rescale import Rescaling as Rescaling
+from .symmetry.rescale import Scaling as Scaling
+from .symmetry.rescale import discover_rescalings as discover_rescalings
 from .weights import Weights as Weights
 from .weights import combine as combine

@@ -266,12 +266,14 @@ def _parents_of(
 ) -> tuple[dict[int, Tensor], Tensor | None]:
     """The movable parents of a class: class -> index of each node's parent; or nodes to be pinned."""
     start = torch.searchsorted(children, group)
-    stop = torch.searchsorted(children, group, right=True)
-    number = int(stop[0] - start[0])
-    rows = parents[start[:, None] + torch.arange(number)]
-    # Alike nodes have equally many parents in the same classes; a fixed parent (place -1) is one node for
-    # all.
+    counts = torch.searchsorted(children, group, right=True) - start
+    if bool((counts != counts[0]).any()):
+        return {}, group
+    rows = parents[start[:, None] + torch.arange(int(counts[0]))]
+    # Alike nodes have parents in the same classes; a fixed parent (place -1) is one node for all.
     rows = rows.gather(1, place[rows].argsort(stable=True, dim=1))
+    if bool((place[rows] != place[rows[:1]]).any()):
+        return {}, group
     found: dict[int, Tensor] = {}
     for column in rows.unbind(1):
         owner = int(place[column[0]])
