@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import curve_step, memory, profile_points, start_up
+from benchmarks import curve_step, matching, memory, profile_points, start_up
 from benchmarks.side_by_side import Ratio
 
-_ROUNDS = {"curve": 15, "profile": 9, "help": 15}
+_ROUNDS = {"curve": 15, "profile": 9, "matching": 5, "help": 15}
 
 
 def main() -> None:
@@ -33,8 +33,10 @@ def main() -> None:
     for found, limit in _ratios():
         lines.append(_row(found, limit))
         print(lines[-1], flush=True)
-    lines += ["", *_rest(), "", f"Wall time of the whole: {time.perf_counter() - begun:.0f} s."]
-    print("\n".join(lines[-8:]))
+    rest = ["", *matching.table(matching.run(_ROUNDS["matching"])), "", *_rest()]
+    rest += ["", f"Wall time of the whole: {time.perf_counter() - begun:.0f} s."]
+    print("\n".join(rest))
+    lines += rest
     (Path(__file__).parent / "results.md").write_text("\n".join(lines) + "\n")
 
 

@@ -30,7 +30,9 @@ from .landscape import Landscape as Landscape
 from .landscape import Recipe as Recipe
 from .landscape import Task as Task
 from .layout import Layout as Layout
+from .match import MatchedAxis as MatchedAxis
 from .match import match_weights as match_weights
+from .match import matched_axes as matched_axes
 from .path import Bezier as Bezier
 from .path import Chain as Chain
 from .path import Plane as Plane

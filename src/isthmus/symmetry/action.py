@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -161,6 +162,10 @@ def nearest(
 ) -> dict[str, Tensor]:
     """The permutations that maximise the sum of the chosen scores.
 
+    An axis below another one is solved for the pairs of parents that the parents' choice can use: pairs are
+    chosen by upper bounds first, those chosen are solved, and so on until all that are chosen are solved.
+    That finds the optimum, since no other choice could reach it even at its bounds.
+
     Args:
         axes: all axes, parents first.
         scores: (size, size) matrices: the value of bringing unit j to place i. An axis without scores keeps
@@ -170,35 +175,162 @@ def nearest(
         moving: the axes that are chosen anew; None for all. The others stay, or follow their parents.
     """
     free = {axis.name for axis in axes} if moving is None else set(moving)
-    totals = {name: score.double() for name, score in scores.items() if name in free}
-    for axis in reversed(axes):
-        owner = axis.parents[0][0] if len(axis.parents) == 1 else None
-        if owner in free and axis.name in totals:
-            inner = _inner_values(axis, totals[axis.name], assign)
-            totals[owner] = totals[owner] + inner if owner in totals else inner
+    nested = _Nested(axes, {n: s.double() for n, s in scores.items() if n in free}, assign, start, free)
     chosen: dict[str, Tensor] = {}
     for axis in axes:
+        valued = axis.name in nested.bounds
         still = all(torch.equal(chosen[name], start[name]) for name, _ in axis.parents)
-        if axis.name not in totals and still:
+        if not valued and still:
             chosen[axis.name] = start[axis.name]
             continue
         permutation = torch.empty(axis.size, dtype=torch.int64)
         for units, source in paired_cells(axis, chosen):
-            best = source
-            if axis.name in totals and units.numel() > 1:
-                best = source[assign(totals[axis.name][units][:, source])]
-            permutation[units] = best
+            permutation[units] = nested.solve(axis.name, units, source)[1] if valued else source
         chosen[axis.name] = permutation
     return chosen
 
 
-def _inner_values(axis: Axis, scores: Tensor, assign: Assign) -> Tensor:
-    """For every pair of parents, the value of the best assignment of the one's units to the other's."""
-    members = members_of(axis)
-    parents = [int(axis.parents[0][1][units[0]]) for units in members]
-    values = scores.new_zeros(len(members), len(members))
-    for here, units in zip(parents, members, strict=True):
-        for there, source in zip(parents, members, strict=True):
-            block = scores[units][:, source]
-            values[here, there] = block.gather(1, assign(block)[:, None]).sum()
-    return values
+def owner_of(axis: Axis, axes: Mapping[str, Axis], moving: Collection[str]) -> str | None:
+    """The one parent whose move an axis follows, if there is one: a parent's own parent says nothing more."""
+    found = [(name, at) for name, at in axis.parents if name in moving]
+    for name, at in found:
+        own = dict(axes[name].parents)
+        if all(other == name or (other in own and torch.equal(own[other][at], to)) for other, to in found):
+            return name
+    return None
+
+
+_FEW = 4  # cells of so few units are solved by trying all orders of all pairs at once
+
+
+class _Nested:
+    """Assignments within assignments: what the units below two units are worth counts for the pair.
+
+    `bounds[axis][i, j]` is the value of the pair, or no less than it where units below it are not solved yet.
+    """
+
+    def __init__(
+        self,
+        axes: Sequence[Axis],
+        scores: Mapping[str, Tensor],
+        assign: Assign,
+        start: Mapping[str, Tensor],
+        moving: Collection[str],
+    ) -> None:
+        self.assign = assign
+        self.bounds = dict(scores)
+        self._scores = dict(scores)
+        self._below: dict[str, list[str]] = {}  # axes whose pairs are solved only when they are asked for
+        self._cells: dict[str, dict[int, list[tuple[Tensor, Tensor]]]] = {}
+        self._solved: dict[tuple[str, int, int], tuple[float, Tensor]] = {}
+        named = {axis.name: axis for axis in axes}
+        for axis in reversed(axes):
+            owner = owner_of(axis, named, moving)
+            if owner is None or axis.name not in self.bounds:
+                continue
+            self._cells[axis.name] = cells = _cells_by_owner(axis, owner, start)
+            values, exact = self._values(axis.name, cells, named[owner].size)
+            for table in (self.bounds, self._scores) if exact else (self.bounds,):
+                table[owner] = table[owner] + values if owner in table else values
+            if not exact:
+                self._below.setdefault(owner, []).append(axis.name)
+
+    def solve(self, name: str, units: Tensor, source: Tensor) -> tuple[float, Tensor]:
+        """What it is worth to bring one cell to the places of another, and the unit for each place."""
+        key = (name, int(units[0]), int(source[0]))
+        if key not in self._solved:
+            self._solved[key] = self._solve(name, units, source)
+        return self._solved[key]
+
+    def _solve(self, name: str, units: Tensor, source: Tensor) -> tuple[float, Tensor]:
+        values = self.bounds[name][units[:, None], source]
+        below = self._below.get(name, [])
+        done = torch.full_like(values, not below, dtype=torch.bool)
+        places = torch.arange(units.numel())
+        while True:
+            best = self.assign(values) if units.numel() > 1 else places
+            if bool(done[places, best].all()):
+                return float(values[places, best].sum()), source[best]
+            for place in places[~done[places, best]].tolist():
+                here, there = int(units[place]), int(source[best[place]])
+                inner = sum(self._inner(child, here, there) for child in below)
+                values[place, best[place]] = self._own(name, here, there) + inner
+                done[place, best[place]] = True
+
+    def _own(self, name: str, here: int, there: int) -> float:
+        return float(self._scores[name][here, there]) if name in self._scores else 0.0
+
+    def _inner(self, name: str, here: int, there: int) -> float:
+        """What the units of an axis below one pair of its parent's units are worth."""
+        cells = self._cells[name]
+        pairs = zip(cells.get(here, []), cells.get(there, []), strict=True)
+        return sum(self.solve(name, units, source)[0] for (units, _), (_, source) in pairs)
+
+    def _values(
+        self, name: str, cells: Mapping[int, Sequence[tuple[Tensor, Tensor]]], size: int
+    ) -> tuple[Tensor, bool]:
+        """For every pair of parents the value of the axis below them, or a bound, and whether it is exact."""
+        scores = self.bounds[name]
+        values = scores.new_zeros(size, size)
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for parent, found in cells.items():
+            shapes.setdefault(tuple(units.numel() for units, _ in found), []).append(parent)
+        for sizes, parents in shapes.items():
+            for number in range(len(sizes)):
+                units = torch.stack([cells[parent][number][0] for parent in parents])
+                source = torch.stack([cells[parent][number][1] for parent in parents])
+                values[torch.tensor(parents)[:, None], torch.tensor(parents)] += _all_pairs(
+                    scores, units, source
+                )
+        few = max((max(sizes) for sizes in shapes), default=0) <= _FEW
+        return values, few and name not in self._below
+
+
+def _cells_by_owner(
+    axis: Axis, owner: str, start: Mapping[str, Tensor]
+) -> dict[int, list[tuple[Tensor, Tensor]]]:
+    """For each unit of the owner its cells, those of the other parents' units in order.
+
+    The second of a pair are the units that come from there when the other parents are permuted as in `start`.
+    """
+    along = dict(axis.parents)[owner]
+    others = [(name, at) for name, at in axis.parents if name != owner]
+    cells: dict[int, dict[tuple[int, ...], Tensor]] = {}
+    for units in members_of(axis):
+        first = int(units[0])
+        key = tuple(int(at[first]) for _, at in others)
+        cells.setdefault(int(along[first]), {})[key] = units
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for parent, inside in cells.items():
+        images = {
+            key: tuple(int(start[name][unit]) for (name, _), unit in zip(others, key, strict=True))
+            for key in inside
+        }
+        found[parent] = [(inside[key], inside.get(images[key], inside[key])) for key in sorted(inside)]
+    return found
+
+
+def _all_pairs(scores: Tensor, units: Tensor, source: Tensor) -> Tensor:
+    """For all pairs of cells, shape (cells, size) each, the best assignment's value, or an upper bound.
+
+    Exact for cells of up to four units. The bound is a feasible point of the dual: s_ij ≤ u_i + v_j with
+    u_i = max_j s_ij and v_j = max_i (s_ij - u_i), or columns first, whichever is less.
+    """
+    rows = []
+    for cell in units:
+        block = scores[cell][:, source.reshape(-1)].view(cell.numel(), *source.shape)  # row, cell, column
+        if cell.numel() <= _FEW:
+            rows.append(_tried(block.movedim(1, 0)))
+            continue
+        high, most = block.amax(2, keepdim=True), block.amax(0, keepdim=True)
+        by_rows = high.sum((0, 2)) + (block - high).amax(0).sum(1)
+        by_columns = most.sum((0, 2)) + (block - most).amax(2).sum(0)
+        rows.append(torch.minimum(by_rows, by_columns))
+    return torch.stack(rows)
+
+
+def _tried(blocks: Tensor) -> Tensor:
+    """The best assignment's value for each of these small square blocks, all orders tried."""
+    places = list(range(blocks.shape[1]))
+    orders = torch.tensor(list(itertools.permutations(places)))
+    return blocks[:, torch.tensor(places), orders].sum(2).amax(1)

@@ -92,7 +92,7 @@ class Execution:
                     slots.append(
                         along_blocks(ids, shape, number, dim) if number > 1 else along(ids, shape, dim)
                     )
-            labels[name] = Label(tuple(slots), constant(shape), name)
+            labels[name] = Label(tuple(slots), constant(shape), name, distinct=True)
         aliases = {other: labels[name] for other, name in layout.aliases if name in labels}
         return labels | aliases
 

@@ -38,8 +38,8 @@ _FRESH = frozenset(f"aten::{name}" for name in _COMPOSITE.split())
 
 _DROPOUTS = {"aten::dropout", "aten::feature_dropout", "aten::alpha_dropout"}
 # Operations that may return a view, or write, although their schema does not say so.
-_SILENT = {f"aten::{name}" for name in ("einsum", "meshgrid", "unsafe_split", "unsafe_split_with_sizes")}
-_SILENT |= {"aten::unsafe_chunk", "aten::instance_norm"}
+_SILENT = {"aten::einsum", "aten::meshgrid", "aten::instance_norm"}
+_UNSAFE = {"aten::unsafe_split", "aten::unsafe_split_with_sizes", "aten::unsafe_chunk"}
 _STATISTICS = {"aten::batch_norm", "aten::instance_norm"}
 _RUNNING, _TRAINING = 3, 5
 # Operations that read no more of a tensor than its shape and type.
@@ -156,7 +156,7 @@ def trace(module: nn.Module, example_inputs: Inputs, known: Container[str]) -> T
             if computed is not None and not taken_apart and _made_functional(program.graph, computed):
                 return replace(_read(program), computed=computed)
             program = torch.export.export(module, args, kwargs, strict=False)
-            program = program.run_decompositions(_silent_aliases(program.graph))
+            program = _functional(program)
             if table := _decompositions(program, known):
                 program = program.run_decompositions(table)
             return _read(program)
@@ -307,6 +307,18 @@ def _silent_aliases(graph: fx.Graph) -> dict[Any, Callable[..., Any]]:
     table = torch.export.default_decompositions()
     targets = {node.target for node in graph.nodes if operation_name(node.target) in _SILENT}
     return {target: table[target] for target in targets if target in table}
+
+
+def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program without changes in place.
+
+    Raises:
+        RuntimeError: it changes tensors that an operation may view which says nothing of it.
+    """
+    graph = program.graph
+    if any(map(_changes, graph.nodes)) and any(operation_name(n.target) in _UNSAFE for n in graph.nodes):
+        raise RuntimeError("it changes in place what an unsafe split or chunk may view")
+    return program.run_decompositions(_silent_aliases(graph))
 
 
 def _computable(node: fx.Node) -> bool:

@@ -137,7 +137,7 @@ class Symmetry(AbstractGroup["Alignment"]):
     def nearest(self, scores: Mapping[str, Tensor], assign: Callable[[Tensor], Tensor]) -> Alignment:
         """The element that maximises Σ_axis Σ_i scores[axis][i, p[i]], parents and children together.
 
-        Children are solved for every pair of parents first; their value counts in the parents' choice. Exact
+        Children are solved for the pairs of parents that the parents' choice can use; their value counts in it. Exact
         wherever every axis has at most one parent.
 
         Args:

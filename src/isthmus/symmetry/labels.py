@@ -28,6 +28,8 @@ from torch import Tensor
 from isthmus.symmetry.partitions import numbered_by_appearance
 from isthmus.symmetry.units import Units
 
+# A sum of more products than this is 0 by chance only, even if some factors often are.
+_FEW = 3
 _GOLDEN = -7046029254386353131
 _FIRST = -4658895280553007687
 _SECOND = -7723592293110705685
@@ -246,7 +248,9 @@ def contract(units: Units, labels: Sequence[Label], axes: Sequence[int], where: 
         for label in wide
         if (kept := [slot for slot in label.slots if not varying(slot) & gone])
     ]
-    return replace(pointwise(units, [result, *outer], where) if outer else result, distinct=True)
+    result = pointwise(units, [result, *outer], where) if outer else result
+    many = math.prod(shape[axis] for axis in gone) > _FEW
+    return replace(result, distinct=many or all(label.distinct for label in labels))
 
 
 def _spread(label: Label, shape: Sequence[int]) -> Label:

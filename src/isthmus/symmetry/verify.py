@@ -69,8 +69,8 @@ class Verification:
             over the group elements g that were tried.
         tolerance: what was allowed: 1e-9 in float64, 1e-5 if the model computes in float32 inside.
         outputs: the outputs that were compared.
-        controls: one for each axis; `discover` takes four at most (two for over 16 million parameters), spread
-            evenly over the axes.
+        controls: one for each axis; `discover` takes four at most (two for over 16 million parameters),
+            spread evenly over the axes.
         failed: axes that had to be pinned because they changed the outputs: a defect of a rule.
         unmoved: axes that none of the tried elements moved: nothing was proved of them.
     """

@@ -36,9 +36,21 @@ _ONE_TO_ONE = frozenset(
 def elementwise(call: Call) -> Result:
     """The same function of every element: the tensors meet index by index."""
     result = pointwise(call.units, call.labels, call.where)
-    zeros = any(label.value is not None and bool((label.value == 0).any()) for label in call.labels)
-    distinct = result.distinct and call.name in _ONE_TO_ONE and not ("mul" in call.name and zeros)
-    return replace(result, distinct=distinct)
+    return replace(result, distinct=call.name in _ONE_TO_ONE and _stays_distinct(call))
+
+
+def _stays_distinct(call: Call) -> bool:
+    """Whether elements of the result are equal by chance only: no factor is 0, and nothing cancels."""
+    labels, kind = call.labels, call.name.removeprefix("aten::")
+    if any(not isinstance(x, bool) and x == 0 for x in (call.get("other", 1), call.get("exponent", 1))):
+        return False
+    if kind in ("mul", "multiply"):
+        return all(x.distinct or (x.value is not None and bool((x.value != 0).all())) for x in labels)
+    if "div" in kind:
+        return labels[0].distinct and call.get("rounding_mode") is None
+    if kind in ("sub", "subtract", "rsub"):
+        return sum(label.distinct for label in labels) == 1
+    return any(label.distinct for label in labels)
 
 
 def prelu(call: Call) -> Result:
@@ -87,7 +99,7 @@ def reduction(call: Call) -> Result:
     """Sums, means, extrema, norms: only the multiset of what is reduced matters."""
     label = call.labels[0]
     axes = axes_of(call.get("dim"), len(label.shape))
-    small = over(call.units, label, axes, call.where) if label.shape else label
+    small = over(call.units, label, axes, call.where) if label.shape else pointwise(call.units, [label], "")
     small = replace(small, distinct=label.distinct and call.name in _KEEP_DISTINCT)
     results = [reshaped(small, shape) for shape in call.shapes]
     return tuple(results) if call.several else results[0]

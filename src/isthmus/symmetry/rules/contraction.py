@@ -13,6 +13,7 @@ from isthmus.symmetry.labels import (
     in_order,
     of_constant,
     pointwise,
+    varying,
 )
 from isthmus.symmetry.rules.arithmetic import normalised
 from isthmus.symmetry.rules.call import Call, Result, moved, picked, unknown
@@ -186,20 +187,30 @@ def _kernel_places(kernel: Sequence[int]) -> Label:
 
 
 def attention(call: Call) -> Result:
-    """softmax(q kᵀ + mask) v."""
-    units, where = call.units, call.where
+    """softmax(q kᵀ + mask) v.
+
+    Where no units lie along the tokens, keys, values and the mask are read in order first: then nothing of
+    the size tokens × tokens is formed.
+    """
+    units, where, mask = call.units, call.where, call["attn_mask"]
     query, key, value = call["query"], call["key"], call["value"]
     if call.get("enable_gqa") and len(query.shape) > 2:
         times = query.shape[-3] // key.shape[-3]
         key, value = (moved(x, lambda t: t.repeat_interleave(times, -3)) for x in (key, value))
-    scores = product(units, query, moved(key, lambda t: t.transpose(-1, -2)), where)
-    if call["attn_mask"] is not None:
-        scores = pointwise(units, [scores, call["attn_mask"]], where)
     if call["is_causal"]:
-        lower = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
-        scores = pointwise(units, [scores, of_constant(lower, "the causal mask")], where)
+        lower = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+        mask = of_constant(lower, "the causal mask")
+    if not any(_along_tokens(label) for label in (query, key, value)) and not (mask and mask.slots):
+        key, value = (in_order(units, label, [len(label.shape) - 2], where) for label in (key, value))
+        mask = mask and in_order(units, mask, [len(mask.shape) - 1], where)
+    scores = product(units, query, moved(key, lambda t: t.transpose(-1, -2)), where)
+    scores = scores if mask is None else pointwise(units, [scores, mask], where)
     scores = normalised(units, scores, [len(scores.shape) - 1], where)
     return product(units, scores, value, where)
+
+
+def _along_tokens(label: Label) -> bool:
+    return any(len(label.shape) - 2 in varying(slot) for slot in label.slots)
 
 
 def _each(value: Sequence[int], rank: int) -> list[int]:

@@ -174,7 +174,8 @@ def padded(call: Call, label: Label, widths: Sequence[int], shape: Sequence[int]
         marked |= varying(slot) & axes
         fill = int(units.fresh(1)) if varying(slot) & axes else 0
         slots.append(_pad(slot, varying(slot) & axes, widths, shape, fill))
-    hashed = int(mix(of_constant(torch.tensor(value)).position + _PADDING))
+    # Of its own for every padding: f(0) in one that a function was applied to is not the 0 beside it.
+    hashed = int(mix(units.fresh(1) + _PADDING))
     own = axes if axes - marked or varying(label.position) & axes else set()
     return Label(
         tuple(slots), _pad(label.position, own, widths, shape, hashed), label.origin or "the padding"
