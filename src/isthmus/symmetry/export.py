@@ -318,7 +318,8 @@ def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedP
     graph = program.graph
     if any(map(_changes, graph.nodes)) and any(operation_name(n.target) in _UNSAFE for n in graph.nodes):
         raise RuntimeError("it changes in place what an unsafe split or chunk may view")
-    return program.run_decompositions(_silent_aliases(graph))
+    functional: torch.export.ExportedProgram = program.run_decompositions(_silent_aliases(graph))
+    return functional
 
 
 def _computable(node: fx.Node) -> bool:

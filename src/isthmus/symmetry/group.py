@@ -137,8 +137,8 @@ class Symmetry(AbstractGroup["Alignment"]):
     def nearest(self, scores: Mapping[str, Tensor], assign: Callable[[Tensor], Tensor]) -> Alignment:
         """The element that maximises Σ_axis Σ_i scores[axis][i, p[i]], parents and children together.
 
-        Children are solved for the pairs of parents that the parents' choice can use; their value counts in it. Exact
-        wherever every axis has at most one parent.
+        Children are solved for the pairs of parents that the parents' choice can use; their value counts in
+        it. Exact wherever every axis has at most one parent.
 
         Args:
             scores: one matrix an axis, shape (size, size); a missing one counts as zeros.
