@@ -11,7 +11,7 @@ from torch import Tensor
 
 from isthmus.symmetry.action import Axis, Place
 from isthmus.symmetry.orbits import Orbits, reasons
-from isthmus.symmetry.partitions import distinct
+from isthmus.symmetry.partitions import count_distinct, distinct
 from isthmus.symmetry.units import Units
 
 _ROUNDS = 8
@@ -62,26 +62,37 @@ def assemble(
 def _heads(orbits: Orbits, count: int) -> tuple[Tensor, Tensor]:
     """For each unit, its class and its number in it; -1 if it may not move.
 
-    A class of which every parent has exactly one node has no freedom of its own: it counts as a further
+    A class that is paired with a parent's has no freedom of its own: it counts as a further
     place of its parents' class.
     """
     owner = torch.full((count,), -1)
     member = torch.full((count,), -1)
     for number, orbit in enumerate(orbits.classes):
         owner[orbit.nodes], member[orbit.nodes] = number, torch.arange(orbit.nodes.numel())
-        if _follows(orbits, number):
-            above, index = orbit.parents[0]
+        if (leader := _leader(orbits, number)) is not None:
+            above, index = leader
             above_nodes = orbits.classes[above].nodes[index]
             owner[orbit.nodes], member[orbit.nodes] = owner[above_nodes], member[above_nodes]
     return owner[orbits.node_of], member[orbits.node_of]
 
 
-def _follows(orbits: Orbits, number: int) -> bool:
-    """Whether a class is one node for each node of its only parent class."""
+def _leader(orbits: Orbits, number: int) -> tuple[int, Tensor] | None:
+    """The parent class that a class follows node by node, and each node's parent in it; None if it is free.
+
+    Where a class has several parents, one that it is paired with says all: what the group does to the others
+    agrees with it.
+    """
     orbit = orbits.classes[number]
-    return (
-        len(orbit.parents) == 1 and orbit.nodes.numel() == orbits.classes[orbit.parents[0][0]].nodes.numel()
-    )
+    for above, index in orbit.parents:
+        size = orbits.classes[above].nodes.numel()
+        if size == orbit.nodes.numel() and count_distinct(index) == size:
+            return above, index
+    return None
+
+
+def _follows(orbits: Orbits, number: int) -> bool:
+    """Whether a class is one node for each node of a parent class."""
+    return _leader(orbits, number) is not None
 
 
 def _occurrences(here: Tensor, ids: Tensor, orbits: Orbits, member: Tensor) -> Tensor:
@@ -133,19 +144,20 @@ def _carrying(orbits: Orbits, places: Mapping[int, Sequence[Place]]) -> list[int
 
 def _axis(orbits: Orbits, number: int, names: dict[int, str], places: list[Place], fixed: int) -> Axis:
     orbit = orbits.classes[number]
-    parents = []
+    parents: list[tuple[str, Tensor]] = []
     for above, index in orbit.parents:
-        while _follows(orbits, above):
-            above, step = orbits.classes[above].parents[0]
+        while (leader := _leader(orbits, above)) is not None:
+            above, step = leader
             index = step[index]
-        parents.append((names[above], index))
+        if not any(name == names[above] and torch.equal(known, index) for name, known in parents):
+            parents.append((names[above], index))
     return Axis(names[number], orbit.nodes.numel(), tuple(places), tuple(parents), orbit.cells, fixed)
 
 
 def _head(orbits: Orbits, number: int) -> int:
     """The class whose axis a class belongs to."""
-    while _follows(orbits, number):
-        number = orbits.classes[number].parents[0][0]
+    while (leader := _leader(orbits, number)) is not None:
+        number, _ = leader
     return number
 
 

@@ -195,8 +195,9 @@ def verify(
     for element in elements(axes, probe.generator) if axes else ():
         waiting = {name: still for name, still in waiting.items() if torch.equal(element[name], still)}
         error = _larger(error, probe.error(axes, element))
-    count = len(axes) if controls is None else min(len(axes), controls)
-    spread = [axes[number * len(axes) // count] for number in range(count)]
+    free = [axis for axis in axes if axis.free]
+    count = len(free) if controls is None else min(len(free), controls)
+    spread = [free[number * len(free) // count] for number in range(count)]
     fired = tuple(probe.control(axes, axis) for axis in spread)
     outputs = tuple(probe.reference)
     return Verification(error, probe.tolerance, outputs, fired, tuple(failed), tuple(waiting))
