@@ -3,8 +3,8 @@
     python -m benchmarks.survey transformers|torchvision|timm [name …]
 
 transformers is in the `dev` extra; torchvision and timm are used where they are installed. Every model is
-built with random weights; each line says how long `torch.export` took, how long discovery with its proof, the share
-of parameters that can move, the proof's error, and what the proof had to pin (a defect, if anything).
+built with random weights. Each line says how long `torch.export` took, how long discovery with its proof, the
+share of parameters that can move, the proof's error, and what the proof had to pin: a defect, if anything.
 """
 
 from __future__ import annotations
