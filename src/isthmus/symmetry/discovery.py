@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from isthmus.errors import SymmetryError, SymmetryWarning
+from isthmus.errors import SymmetryWarning
 from isthmus.network import Network
 from isthmus.symmetry import axes as assembly
 from isthmus.symmetry import verify as proof
@@ -18,7 +18,6 @@ from isthmus.symmetry.execution import Execution, other_names
 from isthmus.symmetry.experts import dense_experts
 from isthmus.symmetry.export import (
     Inputs,
-    Trace,
     beside,
     evaluation_copy,
     positional,
@@ -90,7 +89,7 @@ def discover(
         with dense_experts(twin):
             traced = trace(twin, beside(example_inputs, twin), table.keys() | IGNORED)
         start = Weights.from_module(twin)
-        wanted = _chosen_outputs(traced, outputs)
+        wanted = traced.chosen(outputs)
         run = Execution(traced, start, table, other_names(twin))
         run.freeze(freeze)
         run.execute({node for _, node in wanted})
@@ -150,24 +149,3 @@ def _proved(symmetry: Symmetry, probe: proof.Probe) -> Symmetry:
             stacklevel=3,
         )
     return replace(symmetry, axes=axes, pinned=pinned, verification=result)
-
-
-def _chosen_outputs(traced: Trace, outputs: Sequence[str | int] | None) -> list[tuple[str, str]]:
-    """The (name, node) pairs of the outputs that matter."""
-    if outputs is None:
-        return list(traced.outputs)
-    if isinstance(outputs, (str, int)):
-        outputs = [outputs]
-    chosen = []
-    for wanted in outputs:
-        if isinstance(wanted, int) and -len(traced.outputs) <= wanted < len(traced.outputs):
-            chosen.append(traced.outputs[wanted])
-            continue
-        named = [pair for pair in traced.outputs if pair[0] == wanted or pair[0].startswith(f"{wanted}.")]
-        if not named:
-            raise SymmetryError(
-                f"the module has no output {wanted!r}; its outputs are "
-                f"{', '.join(name for name, _ in traced.outputs)}"
-            )
-        chosen += named
-    return chosen

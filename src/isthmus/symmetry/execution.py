@@ -20,8 +20,9 @@ from torch.utils import _pytree as pytree
 from isthmus.errors import SymmetryError
 from isthmus.layout import Layout
 from isthmus.symmetry import axes as assembly
-from isthmus.symmetry.export import Trace, operation_name
+from isthmus.symmetry.export import Trace
 from isthmus.symmetry.labels import Label, along, along_blocks, constant, of_constant, of_input, pin
+from isthmus.symmetry.nodes import named_arguments, operation_name, where_of
 from isthmus.symmetry.rules import IGNORED, POINTING, Call, Result, Rule, arithmetic, unknown
 from isthmus.symmetry.units import Units
 from isthmus.weights import Weights
@@ -124,7 +125,7 @@ class Execution:
         groups: dict[str, set[int]] = defaultdict(set)
         for node in self._placeholders():
             for user in node.users if node.name in self.traced.parameters else ():
-                arguments = dict(_named_arguments(user)) if "conv" in operation_name(user.target) else {}
+                arguments = dict(named_arguments(user)) if "conv" in operation_name(user.target) else {}
                 weight = arguments.get("weight") is node
                 groups[self._parameter(node)].add(arguments["groups"] if weight else 1)
         return {(name, 1): min(found) for name, found in groups.items() if len(found) == 1}
@@ -243,7 +244,7 @@ class Execution:
         shapes = [tuple(item.shape) for item in pytree.tree_leaves(results) if isinstance(item, Tensor)]
         opaque = _Opaque.TENSOR if shapes else _Opaque.SCALAR
         if not shapes or any(not isinstance(size, int) for shape in shapes for size in shape):
-            self._pin_arguments(node, f"{_where(node, name)}: it gives {opaque.value}")
+            self._pin_arguments(node, f"{where_of(node, name)}: it gives {opaque.value}")
             return opaque
         call = self._bound(node, name)
         rule = self.rules.get(name, unknown)
@@ -269,13 +270,13 @@ class Execution:
         several = isinstance(results, (tuple, list))
         items: Sequence[Any] = results if several else (results,)
         shapes = tuple(tuple(item.shape) for item in items if isinstance(item, Tensor))
-        arguments = dict(_named_arguments(node))
+        arguments = dict(named_arguments(node))
         arguments = fx.node.map_arg(arguments, lambda n: self.labels.get(n.name))
         items = [user for user in node.users if user.users and operation_name(user.target) == "getitem"]
         reads = [item.args[1] for item in items] if several else [0]
         used = frozenset(number for number in reads if isinstance(number, int))
         run = cast("Callable[..., Any]", node.target)
-        return Call(self.units, name, run, arguments, shapes, used, _where(node, name), several)
+        return Call(self.units, name, run, arguments, shapes, used, where_of(node, name), several)
 
 
 def _known(value: Tensor, origin: str) -> Label:
@@ -358,7 +359,7 @@ def _readers(node: fx.Node) -> set[str]:
 def _pieces(node: fx.Node) -> list[int]:
     """The sizes into which an operation splits a tensor's first axis; none if it does not."""
     name = operation_name(node.target).removeprefix("aten::")
-    if name not in _SPLITS or dict(_named_arguments(node)).get("dim", 0) != 0:
+    if name not in _SPLITS or dict(named_arguments(node)).get("dim", 0) != 0:
         return []
     return [int(piece.shape[0]) for piece in node.meta["val"]]
 
@@ -369,26 +370,3 @@ def _reads_stack(einsum: fx.Node, operand: fx.Node) -> bool:
     terms, _, result = equation.replace(" ", "").partition("->")
     own = [term for term, each in zip(terms.split(","), operands, strict=True) if each is operand]
     return all(any((index in result) is (term[0] in result) for index in term[1:]) for term in own)
-
-
-def _named_arguments(node: fx.Node) -> Iterable[tuple[str, Any]]:
-    """All arguments under the names of the operation's schema, defaults included."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        yield from ((str(number), value) for number, value in enumerate(node.args))
-        yield from node.kwargs.items()
-        return
-    for number, argument in enumerate(schema.arguments):
-        if number < len(node.args):
-            yield argument.name, node.args[number]
-        elif argument.name in node.kwargs:
-            yield argument.name, node.kwargs[argument.name]
-        elif argument.has_default_value():
-            yield argument.name, argument.default_value
-
-
-def _where(node: fx.Node, name: str) -> str:
-    """The operation and the module that calls it, in words."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path = str(stack[-1][0]) if stack else ""
-    return f"{name.removeprefix('aten::')} in {path}" if path else name.removeprefix("aten::")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -22,6 +22,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from isthmus.errors import SymmetryError
+from isthmus.symmetry.nodes import operation_name
 
 # Loggers that print a traceback of their own for an error that is reported here as a sentence.
 _LOUD = ("torch.export", "torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
@@ -73,6 +74,28 @@ class Trace:
     inputs: Mapping[str, str]
     outputs: tuple[tuple[str, str], ...]
     computed: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def chosen(self, outputs: Sequence[str | int] | None) -> list[tuple[str, str]]:
+        """The (name, node name) pairs of the outputs that matter, by number or name; None for all.
+
+        Raises:
+            SymmetryError: there is no such output; the message names those that there are.
+        """
+        if outputs is None:
+            return list(self.outputs)
+        found = []
+        for wanted in [outputs] if isinstance(outputs, (str, int)) else outputs:
+            if isinstance(wanted, int) and -len(self.outputs) <= wanted < len(self.outputs):
+                found.append(self.outputs[wanted])
+                continue
+            named = [pair for pair in self.outputs if pair[0] == wanted or pair[0].startswith(f"{wanted}.")]
+            if not named:
+                raise SymmetryError(
+                    f"the module has no output {wanted!r}; its outputs are "
+                    f"{', '.join(name for name, _ in self.outputs)}"
+                )
+            found += named
+        return found
 
 
 @contextmanager
@@ -210,15 +233,6 @@ def _decompositions(
         return {}
     table = torch.export.default_decompositions()
     return {target: table[target] for target in unknown if target in table}
-
-
-def operation_name(target: Any) -> str:
-    """The name of an operation, without overload and in-place underscore."""
-    schema = getattr(target, "_schema", None)
-    if schema is None:
-        return str(getattr(target, "__name__", target))
-    name = str(schema.name)
-    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
 
 
 def _inline_regions(module: fx.GraphModule) -> None:

@@ -131,17 +131,24 @@ class Probe:
         sizes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
         indices = action.gathers(axes, permutations, sizes)
         touched = {name for name, _, _ in indices} - {left_out}
-        self._restore()
+        moved = {}
         for name in touched:
             moves = {(dim, blocks): i for (n, dim, blocks), i in indices.items() if n == name}
-            self.tensors[name].data = action.permute(self.originals[name], moves)
+            moved[name] = action.permute(self.originals[name], moves)
+        return self.change_with(moved)
+
+    def change_with(self, tensors: Mapping[str, Tensor]) -> float:
+        """The relative change of the outputs with other parameters and buffers, by name."""
+        self._restore()
+        for name, tensor in tensors.items():
+            self.tensors[name].data = tensor
         try:
             outputs = self._outputs()
         finally:
-            for name in touched:
+            for name in tensors:
                 self.tensors[name].data = self.originals[name]
         changes = (_change(self.reference[name], out) for name, out in outputs.items())
-        return reduce(_larger, changes, 0.0)
+        return reduce(larger, changes, 0.0)
 
     def control(self, axes: Sequence[Axis], axis: Axis) -> Control:
         """Move one axis, with what follows it, and leave its largest parameter out."""
@@ -194,7 +201,7 @@ def verify(
     waiting = {axis.name: torch.arange(axis.size) for axis in axes}
     for element in elements(axes, probe.generator) if axes else ():
         waiting = {name: still for name, still in waiting.items() if torch.equal(element[name], still)}
-        error = _larger(error, probe.error(axes, element))
+        error = larger(error, probe.error(axes, element))
     free = [axis for axis in axes if axis.free]
     count = len(free) if controls is None else min(len(free), controls)
     spread = [free[number * len(free) // count] for number in range(count)]
@@ -274,7 +281,7 @@ def turned(axes: Sequence[Axis], axis: Axis) -> dict[str, Tensor]:
     return action.follow(axes, still, axis.name)
 
 
-def _larger(first: float, second: float) -> float:
+def larger(first: float, second: float) -> float:
     """The larger one of two errors, where not being a number counts as the largest."""
     return first if first >= second or math.isnan(first) else second
 

@@ -10,12 +10,13 @@ from typing import get_args
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from torch import Tensor, nn
+from torch import nn
 
-from isthmus.errors import SettingError, SymmetryError, SymmetryWarning
+from isthmus.errors import SettingError, SymmetryWarning
 from isthmus.network import Network
+from isthmus.symmetry.execution import other_names
 from isthmus.symmetry.experts import dense_experts
-from isthmus.symmetry.export import Inputs, Trace, evaluation_copy, trace, undisturbed_generators
+from isthmus.symmetry.export import Inputs, evaluation_copy, trace, undisturbed_generators
 from isthmus.symmetry.rescale.call import Rule
 from isthmus.symmetry.rescale.charges import NOTHING
 from isthmus.symmetry.rescale.execution import Execution
@@ -97,8 +98,8 @@ def discover_rescalings(
         with dense_experts(twin):
             traced = trace(twin, example_inputs, table.keys() | IGNORED)
         start = Weights.from_module(twin)
-        wanted = chosen_outputs(traced, outputs)
-        run = Execution(traced, start, _other_names(twin), kind == "sign", wanted, table)
+        wanted = {node: name for name, node in traced.chosen(outputs)}
+        run = Execution(traced, start, other_names(twin), kind == "sign", wanted, table)
         run.freeze(freeze)
         run.execute()
         run.fix_gauges()
@@ -193,31 +194,3 @@ def _proved(group: Rescaling, probe: RescalingProbe) -> Rescaling:
             stacklevel=3,
         )
     return replace(group, verification=result)
-
-
-def chosen_outputs(traced: Trace, outputs: Sequence[str | int] | None) -> dict[str, str]:
-    """Node -> name of the outputs that matter."""
-    if outputs is None:
-        return {node: name for name, node in traced.outputs}
-    chosen: dict[str, str] = {}
-    for wanted in [outputs] if isinstance(outputs, (str, int)) else outputs:
-        if isinstance(wanted, int) and -len(traced.outputs) <= wanted < len(traced.outputs):
-            named = [traced.outputs[wanted]]
-        else:
-            named = [p for p in traced.outputs if p[0] == wanted or p[0].startswith(f"{wanted}.")]
-        if not named:
-            raise SymmetryError(
-                f"the module has no output {wanted!r}; its outputs are "
-                f"{', '.join(name for name, _ in traced.outputs)}"
-            )
-        chosen |= {node: name for name, node in named}
-    return chosen
-
-
-def _other_names(module: nn.Module) -> dict[str, list[str]]:
-    """For the buffers of shared modules: each name's other names."""
-    names: dict[int, list[str]] = {}
-    buffers: Iterable[tuple[str, Tensor]] = module.named_buffers(remove_duplicate=False)
-    for name, buffer in buffers:
-        names.setdefault(id(buffer), []).append(name)
-    return {name: [n for n in group if n != name] for group in names.values() for name in group}

@@ -14,8 +14,9 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from isthmus.errors import SymmetryError
-from isthmus.symmetry.export import Trace, operation_name
+from isthmus.symmetry.export import Trace
 from isthmus.symmetry.labels import compress
+from isthmus.symmetry.nodes import named_arguments, operation_name, where_of
 from isthmus.symmetry.partitions import distinct
 from isthmus.symmetry.rescale.call import Call, Result, Rule, unknown
 from isthmus.symmetry.rescale.charges import NOTHING, Charge, Equations, Gauge
@@ -271,7 +272,7 @@ class Execution:
             tuple(tuple(item.shape) for item in items),
             tuple(item.dtype for item in items),
             frozenset(number for number in reads if isinstance(number, int)),
-            _place(node, name),
+            where_of(node, name),
             several,
         )
 
@@ -353,26 +354,3 @@ def _values(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_values(item) for item in value)
     return value.value if isinstance(value, Charge) else value
-
-
-def named_arguments(node: fx.Node) -> Iterable[tuple[str, Any]]:
-    """All arguments under the names of the operation's schema, defaults included."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        yield from ((str(number), value) for number, value in enumerate(node.args))
-        yield from node.kwargs.items()
-        return
-    for number, argument in enumerate(schema.arguments):
-        if number < len(node.args):
-            yield argument.name, node.args[number]
-        elif argument.name in node.kwargs:
-            yield argument.name, node.kwargs[argument.name]
-        elif argument.has_default_value():
-            yield argument.name, argument.default_value
-
-
-def _place(node: fx.Node, name: str) -> str:
-    """The operation and the module that calls it, in words."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path = str(stack[-1][0]) if stack else ""
-    return f"{name.removeprefix('aten::')} in {path}" if path else name.removeprefix("aten::")

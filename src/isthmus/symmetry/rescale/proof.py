@@ -15,9 +15,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from isthmus.symmetry import verify
 from isthmus.symmetry.rescale.group import Rescaling
-from isthmus.symmetry.verify import Control, Probe, Verification
+from isthmus.symmetry.verify import Control, Probe, Verification, larger
 
 _DRAWS = {"positive": 2, "sign": 10}
 # Every control is a forward pass in float64: with more of them, proof would cost more than discovery.
@@ -30,26 +29,15 @@ class RescalingProbe(Probe):
 
     def change(self, multipliers: Mapping[str, Tensor]) -> float:
         """The relative change of the outputs when tensors are multiplied."""
-        self._restore()
         touched = {name: factor for name, factor in multipliers.items() if name in self.tensors}
-        for name, factor in touched.items():
-            self.tensors[name].data = self.originals[name] * factor
-        try:
-            outputs = self._outputs()
-        finally:
-            for name in touched:
-                self.tensors[name].data = self.originals[name]
-        error = 0.0
-        for name, output in outputs.items():
-            error = verify._larger(error, verify._change(self.reference[name], output))
-        return error
+        return self.change_with({name: self.originals[name] * factor for name, factor in touched.items()})
 
 
 def prove(probe: RescalingProbe, group: Rescaling, failed: tuple[str, ...] = ()) -> Verification:
     """Apply random elements and compare; then at most eight controls, spread evenly over the coordinates."""
     error = 0.0
     for coordinates in _elements(group, probe.generator, torch.ones(group.dimension, dtype=torch.bool)):
-        error = verify._larger(error, _error(probe, group, coordinates))
+        error = larger(error, _error(probe, group, coordinates))
     count = min(group.dimension, _CONTROLS)
     chosen = [number * group.dimension // count for number in range(count)]
     controls = tuple(_control(probe, group, number) for number in chosen)
