@@ -78,7 +78,7 @@ def discover(
     Cost: one and a half to four times `torch.export` at the median of some 250 public architectures (see
     docs/symmetry.md), most of it the trace and the proof's forward passes in float64, which count for more on
     large networks. Memory: two copies of the module, one in float64; labels are of size 1 along axes on which
-    they do not depend (GPT-2 at 2,304 tokens: 3.5 GB).
+    they do not depend (GPT-2 at 2,304 tokens: 3.2 GB).
 
     Source: Ainsworth, Hayase & Srinivasa 2023 (arXiv 2209.04836), section 2, for the symmetry; the inference
     is this library's own.

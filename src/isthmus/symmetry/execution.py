@@ -185,6 +185,7 @@ class Execution:
     def execute(self, outputs: set[str]) -> None:
         """Label every node; pin the outputs that matter and the parameters that nothing reads."""
         read = set()
+        done = self._done_after({node for _, node in self.traced.outputs})
         for node in self.traced.graph.nodes:
             if node.op == "placeholder":
                 self.labels[node.name] = self._placeholder(node)
@@ -192,6 +193,8 @@ class Execution:
                     read.add(self.traced.parameters.get(node.name))
             elif node.op == "call_function":
                 self.labels[node.name] = self._call(node)
+            for name in done.get(node.name, ()):
+                self.labels.pop(name, None)
         for name, node_name in self.traced.outputs:
             label = self.labels.get(node_name)
             if node_name in outputs and isinstance(label, Label):
@@ -203,6 +206,17 @@ class Execution:
             if not leaf.buffer and leaf.name in self.unread:
                 self.units.pin(leaf.ids, "the traced graph does not read this parameter")
         self._pin_unread_parts()
+
+    def _done_after(self, kept: set[str]) -> dict[str, list[str]]:
+        """For each node, those that it is the last one to read: their labels need no more memory."""
+        last: dict[str, str] = {}
+        for node in self.traced.graph.nodes:
+            last |= {argument.name: node.name for argument in node.all_input_nodes}
+        done: dict[str, list[str]] = defaultdict(list)
+        for name, reader in last.items():
+            if name not in kept:
+                done[reader].append(name)
+        return done
 
     def _pin_unread_parts(self) -> None:
         """Pin units along an axis of which others are read: an input of another size may read them.
