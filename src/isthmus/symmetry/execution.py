@@ -203,7 +203,7 @@ class Execution:
         known = {layout.names[layout.index[name]] for name in read if name in self._leaf_labels}
         self.unread = tuple(name for name in layout.names if name not in known)
         for leaf in self.leaves:
-            if not leaf.buffer and leaf.name in self.unread:
+            if not leaf.buffer and leaf.name not in known:
                 self.units.pin(leaf.ids, "the traced graph does not read this parameter")
         self._pin_unread_parts()
 

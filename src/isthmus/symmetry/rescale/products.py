@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from isthmus.symmetry.rescale.call import Call, Result, broadcasted, unknown
 from isthmus.symmetry.rescale.charges import Charge, moved, permuted, reshaped, squashed
+from isthmus.symmetry.rules.contraction import index_notation
 
 _SUM = "the terms of a sum must have one factor"
 
@@ -76,17 +77,9 @@ def outer(call: Call) -> Result:
 
 def einsum(call: Call) -> Result:
     """Sums of products in index notation; one that repeats an index in one tensor has no rule."""
-    inputs, arrow, result = call["equation"].replace(" ", "").partition("->")
-    terms = [
-        _spelled(term, len(charge.shape))
-        for term, charge in zip(inputs.split(","), call.charges, strict=True)
-    ]
+    terms, kept = index_notation(call["equation"], [len(charge.shape) for charge in call.charges])
     if any(len(set(term)) < len(term) for term in terms):
         return unknown(call)
-    letters = [letter for term in terms for letter in term]
-    dots = sorted({letter for letter in letters if letter.isdigit()})
-    single = dots + sorted(x for x in set(letters) - set(dots) if letters.count(x) == 1)
-    kept = list(result.replace("...", "".join(dots))) if arrow else single
     return _summed(call, call.charges, terms, kept)
 
 
@@ -96,13 +89,6 @@ def bilinear(call: Call) -> Result:
     dots = [str(number) for number in range(len(first.shape) - 1)]
     terms = [[*dots, "i"], ["o", "i", "j"], [*dots, "j"]]
     return _added(call, _summed(call, [first, weight, second], terms, [*dots, "o"]), call["bias"])
-
-
-def _spelled(term: str, rank: int) -> list[str]:
-    """The indices of one tensor; those that an ellipsis stands for are digits, counted from the right."""
-    before, dots, after = term.partition("...")
-    number = rank - len(before) - len(after) if dots else 0
-    return [*before, *(chr(ord("9") - n) for n in reversed(range(number))), *after]
 
 
 def _summed(

@@ -70,18 +70,20 @@ def outer(call: Call) -> Result:
 
 def einsum(call: Call) -> Result:
     """Sums of products in index notation; one that repeats an index in one tensor has no rule."""
-    equation = call["equation"].replace(" ", "")
-    inputs, arrow, result = equation.partition("->")
-    terms = [
-        _spelled(term, len(label.shape)) for term, label in zip(inputs.split(","), call.labels, strict=True)
-    ]
+    terms, kept = index_notation(call["equation"], [len(label.shape) for label in call.labels])
     if any(len(set(term)) < len(term) for term in terms):
         return unknown(call)
+    return _summed(call, call.labels, terms, kept)
+
+
+def index_notation(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list[str]]:
+    """The indices of each tensor of an einsum, and those of its result; an ellipsis is spelled out."""
+    inputs, arrow, result = equation.replace(" ", "").partition("->")
+    terms = [_spelled(term, rank) for term, rank in zip(inputs.split(","), ranks, strict=True)]
     letters = [letter for term in terms for letter in term]
     dots = sorted({letter for letter in letters if letter.isdigit()})
     single = dots + sorted(x for x in set(letters) - set(dots) if letters.count(x) == 1)
-    kept = list(result.replace("...", "".join(dots))) if arrow else single
-    return _summed(call, call.labels, terms, kept)
+    return terms, list(result.replace("...", "".join(dots))) if arrow else single
 
 
 def bilinear(call: Call) -> Result:
