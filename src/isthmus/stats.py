@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -43,3 +44,62 @@ class Moments:
     def variance(self) -> Tensor:
         """The unbiased variance over all samples, shape (channels,); zero for a single sample."""
         return self.deviation / max(self.count - 1, 1)
+
+
+@dataclass(frozen=True)
+class CrossMoments:
+    """How the units of two networks vary together over the same samples.
+
+    Attributes:
+        first: moments of the first network's units, shape (n,) each.
+        second: moments of the second's, shape (m,) each.
+        cross: Σ (x − mean x)(y − mean y)ᵀ, shape (n, m), float64.
+    """
+
+    first: Moments
+    second: Moments
+    cross: Tensor
+
+    @classmethod
+    def of_rows(cls, first: Tensor, second: Tensor) -> CrossMoments:
+        """The moments of one batch, shapes (n, samples) and (m, samples)."""
+        (one, centred_one), (two, centred_two) = (_centred(rows) for rows in (first, second))
+        return cls(one, two, (centred_one @ centred_two.T).double())
+
+    def merge(self, other: CrossMoments) -> CrossMoments:
+        """The moments of both sets of samples together.
+
+        Source: Chan, Golub, LeVeque 1983, eq. 2.1, for a product of two variables.
+        """
+        count = self.first.count + other.first.count
+        share = self.first.count * other.first.count / count
+        gaps = (other.first.mean - self.first.mean) * share, other.second.mean - self.second.mean
+        return CrossMoments(
+            self.first.merge(other.first),
+            self.second.merge(other.second),
+            self.cross + other.cross + torch.outer(*gaps),
+        )
+
+    @property
+    def covariance(self) -> Tensor:
+        """The unbiased covariance, shape (n, m); zero for a single sample."""
+        return self.cross / max(self.first.count - 1, 1)
+
+    @property
+    def correlation(self) -> Tensor:
+        """Pearson's correlation, shape (n, m), in [-1, 1]; 0 where a unit does not vary."""
+        scale = torch.outer(self.first.deviation.sqrt(), self.second.deviation.sqrt())
+        return torch.where(scale > 0, self.cross / scale, 0).clamp(-1, 1)
+
+    @property
+    def product(self) -> Tensor:
+        """The mean of x yᵀ, not centred, shape (n, m)."""
+        return self.cross / self.first.count + torch.outer(self.first.mean, self.second.mean)
+
+
+def _centred(rows: Tensor) -> tuple[Moments, Tensor]:
+    """The moments of units given as rows, and the rows without their means."""
+    mean = rows.mean(1, dtype=torch.float64)
+    centred = rows - mean.to(rows.dtype)[:, None]
+    deviation = centred.square().sum(1, dtype=torch.float64)
+    return Moments(rows.shape[1], mean, deviation), centred

@@ -40,6 +40,20 @@ class Examples(abc.ABC):
             limit: only so many examples: tensors give a fixed random subset, a loader its first.
         """
 
+    def even_batches(self, batch: int, limit: int | None = None) -> Iterator[Batch]:
+        """The same examples one batch after the other, all of one size: a smaller last one is left out.
+
+        Args:
+            batch: examples a batch, at most (a loader keeps its own batches).
+            limit: as in `chunks`.
+        """
+        size = 0
+        for held in self.chunks(batch, limit):
+            for found in held:
+                size = size or batch_size(found)
+                if batch_size(found) == size:
+                    yield found
+
     @abc.abstractmethod
     def stream(
         self, seed: int, batch: int, start: int = 0, augment: Augment | None = None
@@ -107,6 +121,16 @@ class TensorExamples(Examples):
         chosen = None if total == len(self) else self._subset(total)
         bounds = [(at, min(at + batch, total)) for at in range(0, total, batch)]
         yield [self._select(slice(low, high) if chosen is None else chosen[low:high]) for low, high in bounds]
+
+    def even_batches(self, batch: int, limit: int | None = None) -> Iterator[Batch]:
+        """Batches of one size, as large as `batch` allows; up to one example a batch less than `limit`."""
+        total = min(len(self), limit or len(self))
+        number = -(-total // batch)
+        size = total // number
+        chosen = None if total == len(self) else self._subset(total)
+        for low in range(0, size * number, size):
+            here = slice(low, low + size)
+            yield self._select(here if chosen is None else chosen[here])
 
     def _subset(self, size: int) -> Tensor:
         """The same examples for every point and every run."""

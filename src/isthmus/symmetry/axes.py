@@ -41,7 +41,15 @@ def assemble(
     units: Units, orbits: Orbits, leaves: Sequence[Leaf]
 ) -> tuple[tuple[Axis, ...], dict[tuple[str, int], str]]:
     """The axes, parents first, and why the rest is pinned."""
-    owner, member = _heads(orbits, units.count)
+    axes, pinned, _ = assemble_named(units, orbits, leaves)
+    return axes, pinned
+
+
+def assemble_named(
+    units: Units, orbits: Orbits, leaves: Sequence[Leaf]
+) -> tuple[tuple[Axis, ...], dict[tuple[str, int], str], dict[int, str]]:
+    """As `assemble`, and the name of the axis of each class of the orbits."""
+    owner, member = heads(orbits, units.count)
     places: dict[int, list[Place]] = defaultdict(list)
     fixed: dict[int, int] = {}
     pinned: dict[tuple[str, int], str] = {}
@@ -56,10 +64,11 @@ def assemble(
             here = (owners == head).nonzero().flatten()
             index = _occurrences(here, leaf.ids[here], orbits, member)
             places[head].append(Place(leaf.name, leaf.dim, index, leaf.blocks))
-    return _named(orbits, places, fixed), pinned
+    axes, names = _named(orbits, places, fixed)
+    return axes, pinned, names
 
 
-def _heads(orbits: Orbits, count: int) -> tuple[Tensor, Tensor]:
+def heads(orbits: Orbits, count: int) -> tuple[Tensor, Tensor]:
     """For each unit, its class and its number in it; -1 if it may not move.
 
     A class that is paired with a parent's has no freedom of its own: it counts as a further
@@ -104,8 +113,10 @@ def _occurrences(here: Tensor, ids: Tensor, orbits: Orbits, member: Tensor) -> T
     return table[:, table[0].argsort()]
 
 
-def _named(orbits: Orbits, places: dict[int, list[Place]], fixed: dict[int, int]) -> tuple[Axis, ...]:
-    """Axis records: named after their first place; one without places after its first child."""
+def _named(
+    orbits: Orbits, places: dict[int, list[Place]], fixed: dict[int, int]
+) -> tuple[tuple[Axis, ...], dict[int, str]]:
+    """Axis records and their names: after the first place; one without places after its first child."""
     kept = _carrying(orbits, places)
     names: dict[int, str] = {}
     taken: Counter[str] = Counter()
@@ -128,7 +139,8 @@ def _named(orbits: Orbits, places: dict[int, list[Place]], fixed: dict[int, int]
         taken[names[number]] += 1
         again = taken[names[number]]
         unique[number] = names[number] if again == 1 else f"{names[number]}#{again}"
-    return tuple(_axis(orbits, number, unique, places[number], fixed.get(number, 0)) for number in kept)
+    axes = tuple(_axis(orbits, number, unique, places[number], fixed.get(number, 0)) for number in kept)
+    return axes, unique
 
 
 def _carrying(orbits: Orbits, places: Mapping[int, Sequence[Place]]) -> list[int]:

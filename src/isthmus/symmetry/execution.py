@@ -73,6 +73,7 @@ class Execution:
         self.leaves: list[assembly.Leaf] = []
         self.unread: tuple[str, ...] = ()
         self.labels: dict[str, Any] = {}
+        self.observe: Callable[[fx.Node, Label], None] | None = None
         self._leaf_labels = self._make_leaves(start.layout)
 
     def _make_leaves(self, layout: Layout) -> dict[str, Label]:
@@ -192,13 +193,15 @@ class Execution:
                 if node.users:
                     read.add(self.traced.parameters.get(node.name))
             elif node.op == "call_function":
-                self.labels[node.name] = self._call(node)
+                self.labels[node.name] = label = self._call(node)
+                if self.observe is not None and isinstance(label, Label):
+                    self.observe(node, label)
             for name in done.get(node.name, ()):
                 self.labels.pop(name, None)
         for name, node_name in self.traced.outputs:
-            label = self.labels.get(node_name)
-            if node_name in outputs and isinstance(label, Label):
-                pin(self.units, label, f"the output {name}: its units have an order")
+            output = self.labels.get(node_name)
+            if node_name in outputs and isinstance(output, Label):
+                pin(self.units, output, f"the output {name}: its units have an order")
         layout = self.start.layout
         known = {layout.names[layout.index[name]] for name in read if name in self._leaf_labels}
         self.unread = tuple(name for name in layout.names if name not in known)

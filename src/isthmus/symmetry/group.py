@@ -42,6 +42,8 @@ class Outcome(Enum):
     COMPOSED = "made of other alignments"
     CONVERGED = "the matching converged: no axis could be improved any more"
     SWEEP_LIMIT = "the matching stopped at its limit of sweeps, before it converged"
+    ASSIGNED = "the matching solved one assignment an axis, which is exact"
+    BUDGET = "the matching used up its steps; the best element on the way was kept"
     PROJECTED = "the nearest group element to given scores"
 
 

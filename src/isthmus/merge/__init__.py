@@ -1,0 +1,1 @@
+"""Merging: one network out of several, by repair of its statistics or by transport."""
