@@ -13,17 +13,31 @@ from isthmus.cli.options import (
     CheckpointB,
     Data,
     Device,
+    Examples,
     Force,
+    Method,
     Out,
     Quiet,
+    Recalibration,
     Restarts,
     Seed,
 )
-from isthmus.cli.session import emit, escaped, guarded, new_file, open_checkpoint, open_task
+from isthmus.cli.session import (
+    bars,
+    command_line,
+    emit,
+    escaped,
+    guarded,
+    limit,
+    new_file,
+    open_checkpoint,
+    open_task,
+)
 from isthmus.errors import SettingError
 
 if TYPE_CHECKING:
     from isthmus.experiments.alignfolders import FolderAlignment
+    from isthmus.experiments.comparison import ComparisonSettings
 
 
 @guarded
@@ -40,7 +54,26 @@ def align(
             show_default=False,
         ),
     ] = None,
+    method: Method = "weight",
     restarts: Restarts = 3,
+    repair: Annotated[
+        str | None,
+        typer.Option(
+            help="Also measure the line between A and the aligned B, its points repaired: none, reset (batch "
+            "norm measured anew) or repair (every preactivation's mean and spread set).",
+            show_default=False,
+        ),
+    ] = None,
+    merged: Annotated[
+        Path | None,
+        typer.Option(help="Also write the repaired midpoint of that line.", show_default=False),
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Try every method and repair, and print one table of them.")
+    ] = False,
+    points: Annotated[int, typer.Option(help="Positions on a measured line, an odd number.")] = 11,
+    examples: Examples = 2000,
+    recalibration: Recalibration = 2048,
     verify: Annotated[
         bool, typer.Option(help="Prove the symmetry of two folders in float64 before it is used.")
     ] = True,
@@ -52,29 +85,104 @@ def align(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Reorder the hidden units of B to match A (Git Re-Basin's weight matching), and write the result.
+    """Reorder the hidden units of B to match A, and write the result.
 
     The aligned model computes exactly what B does. A and B are two checkpoint files of one --task, or two
     Hugging Face folders, which say themselves what they are: then --out is a folder too, with all that is in
-    B beside its weights, and it is read back and run before it appears.
+    B beside its weights, and it is read back and run before it appears. With --compare, --out is a folder
+    that keeps the results, so that the same command resumes.
     """
     if _are_folders(a, b, task):
+        if method != "weight" or repair or merged or compare:
+            raise SettingError(
+                "Hugging Face folders come without data: they are aligned by --method weight alone, and "
+                "--repair, --merged and --compare need a --task"
+            )
         _align_folders(a, b, out, restarts, verify, force, seed, quiet, as_json)
         return
+    from isthmus.experiments.comparison import REPAIRS, ComparisonSettings
+
+    wanted = "reset" if merged and repair is None else repair
+    settings = ComparisonSettings(
+        repairs=tuple(REPAIRS) if wanted is None else (wanted,),
+        points=points, examples=limit(examples), recalibration=recalibration, restarts=restarts, seed=seed,
+        device=device,
+    )  # fmt: skip
+    if compare:
+        if merged:
+            raise SettingError("--compare measures every method and merges none: leave --merged out")
+        _compare(a, b, str(task), settings, data, out, quiet, as_json)
+        return
+    require_method(method)
     path = new_file(out, f"{b.stem}-aligned.safetensors", force)
+    middle = merged and new_file(merged, "", force)
     problem = open_task(str(task), data, device)
     one, two = open_checkpoint(a, problem), open_checkpoint(b, problem)
+    from isthmus.experiments.comparison import measure_line
     from isthmus.experiments.measuring import matching_record
     from isthmus.io.checkpoints import save_weights
-    from isthmus.match import match_weights
-    from isthmus.report.terminal import matching_table
+    from isthmus.match.methods import Question, match_by
+    from isthmus.report.terminal import compared_table, matching_table
     from isthmus.symmetry import discover
 
-    symmetry = discover(problem.traceable, problem.example)
-    alignment = match_weights(one.weights, two.weights, symmetry, restarts=restarts, seed=seed)
-    save_weights(alignment.apply(two.weights), path, {"aligned to": one.sha256, "aligned from": two.sha256})
-    record = matching_record(one.weights, two.weights, symmetry, alignment)
-    emit({"file": str(path), "matching": record}, as_json, quiet, matching_table(record), f"wrote {path}")
+    symmetry, landscape = discover(problem.traceable, problem.example), settings.landscape(problem)
+    progress = bars(quiet, as_json)
+    question = Question(one.weights, two.weights, symmetry, landscape, restarts, seed, progress)
+    aligned = (alignment := match_by(method, question)).apply(two.weights)
+    origin = {"aligned to": one.sha256, "aligned from": two.sha256, "method": method}
+    record = matching_record(one.weights, two.weights, symmetry, alignment, method)
+    told: list[object] = [matching_table(record), escaped(f"wrote {path}")]
+    result: dict[str, object] = {"file": str(path), "matching": record}
+    if wanted is not None:
+        line, midpoint = measure_line(
+            (one.weights, aligned), landscape, method, wanted, settings, symmetry, progress
+        )
+        result["line"] = line
+        told.insert(1, compared_table([line]))
+        if middle:
+            parts = {"midpoint of": one.sha256, "and": two.sha256, "method": method, "repair": wanted}
+            save_weights(midpoint, middle, parts)
+            told.append(escaped(f"wrote {middle}"))
+            result["merged"] = str(middle)
+    save_weights(aligned, path, origin)
+    emit(result, as_json, quiet, *told)
+
+
+def require_method(method: str) -> None:
+    """Refuse a method that is not known, before anything is read."""
+    from isthmus.match.methods import METHODS
+
+    if method not in METHODS:
+        raise SettingError(f"expected a method of matching ({', '.join(METHODS)}), got {method!r}")
+
+
+def _compare(
+    a: Path,
+    b: Path,
+    task: str,
+    settings: ComparisonSettings,
+    data: Path | None,
+    out: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Every method and repair on one pair, in one table."""
+    problem = open_task(task, data, settings.device)
+    one, two = open_checkpoint(a, problem), open_checkpoint(b, problem)
+    from isthmus.experiments.comparison import compare_matchings, comparison_identity
+    from isthmus.io.runs import Run
+    from isthmus.report.terminal import comparison_tables
+
+    identity = comparison_identity(problem, one, two, settings)
+    run = Run.open(out, "compare", identity) if out else None
+    try:
+        found = compare_matchings(
+            problem, one, two, settings, run=run, command=command_line(), progress=bars(quiet, as_json)
+        )
+    finally:
+        if run:
+            run.close()
+    emit(found, as_json, quiet, *comparison_tables(found))
 
 
 def _are_folders(a: Path, b: Path, task: str | None) -> bool:

@@ -41,7 +41,10 @@ Recalibration = Annotated[
     int, typer.Option(help="Training examples that batch-norm statistics are measured on.")
 ]
 Tolerance = Annotated[float, typer.Option(help="Error barrier below which two networks count as connected.")]
-Restarts = Annotated[int, typer.Option(help="Starts of the matching; the best is kept.")]
+Method = Annotated[
+    str, typer.Option(help="How units are matched: weight, activation, ste, learned, sinkhorn or anneal.")
+]
+Restarts = Annotated[int, typer.Option(help="Starts of weight matching; the best is kept.")]
 Kind = Annotated[str, typer.Option("--curve", help="bezier, chain, or none.")]
 Bends = Annotated[int, typer.Option(help="Inner control points of the curve.")]
 CurveSteps = Annotated[int, typer.Option(help="Gradient steps of a curve's fit.")]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
-from isthmus.barriers import barrier, profile
+from isthmus.barriers import Barrier, Profile, barrier, profile
 from isthmus.experiments.records import AxisRow, Fit, Matching, PathStudy
 from isthmus.fanout import Fanout
 from isthmus.landscape import Landscape
@@ -35,15 +36,22 @@ def study_path(
     profiles = tuple(
         profile(path, landscape, points, split, fanout=fanout, progress=progress) for split in SPLITS
     )
-    barriers = tuple(barrier(found, above, of=of, seed=seed) for found in profiles for of, above in _MEASURES)
+    barriers = barriers_of(profiles, seed)
     return PathStudy(name, path.kind, aligned, profiles, barriers, path.length, path.endpoint_distance, fit)
 
 
-def matching_record(a: Weights, b: Weights, symmetry: Symmetry, alignment: Alignment) -> Matching:
+def barriers_of(profiles: Sequence[Profile], seed: int = 0) -> tuple[Barrier, ...]:
+    """Every barrier of some profiles: of loss and error, above mean and chord."""
+    return tuple(barrier(found, above, of=of, seed=seed) for found in profiles for of, above in _MEASURES)
+
+
+def matching_record(
+    a: Weights, b: Weights, symmetry: Symmetry, alignment: Alignment, method: str = "weight"
+) -> Matching:
     """What a matching did, axis by axis."""
     image = alignment.apply(b)
     return Matching(
-        method="weight",
+        method=method,
         outcome=alignment.outcome.value,
         objective=a.dot(image),
         objective_before=a.dot(b),

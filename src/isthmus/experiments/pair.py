@@ -23,7 +23,7 @@ from isthmus.identity import digest_of
 from isthmus.io.checkpoints import Checkpoint
 from isthmus.io.runs import Run
 from isthmus.landscape import Landscape, Task
-from isthmus.match import match_weights
+from isthmus.match.methods import METHODS, Question, match_by
 from isthmus.path import AbstractPath, Plane, Segment, spans_plane
 from isthmus.progress import Progress, Silent, Titled
 from isthmus.repair.batchnorm import policy_named
@@ -48,7 +48,8 @@ class PairSettings:
         curve_rate: peak rate; 0.3 of the recipe's by default.
         plane: nodes along the longer side of the planes; 0 draws none.
         plane_examples: held-out examples a node, and as many training examples for its batch norm.
-        restarts: of the matching.
+        method: of the matching, a name from `isthmus.match.methods`.
+        restarts: of weight matching.
         tolerance: the error barrier below which the ends count as connected.
         batchnorm: policy along paths.
         recalibration: training examples that batch-norm statistics are measured on.
@@ -66,6 +67,7 @@ class PairSettings:
     curve_rate: float | None = None
     plane: int = 21
     plane_examples: int = 300
+    method: str = "weight"
     restarts: int = 3
     tolerance: float = 0.02
     batchnorm: str = "recalibrate"
@@ -76,6 +78,8 @@ class PairSettings:
     def __post_init__(self) -> None:
         if self.curve not in (*PATH_KINDS, "none"):
             raise SettingError(f"expected the curve {', '.join(PATH_KINDS)} or none, got {self.curve!r}")
+        if self.method not in METHODS:
+            raise SettingError(f"expected a method of matching ({', '.join(METHODS)}), got {self.method!r}")
         policy_named(self.batchnorm)
         least = {
             "points": 3, "bends": 1, "curve_steps": 1, "restarts": 1, "plane_examples": 1, "recalibration": 1,
@@ -207,11 +211,12 @@ class _Story:
     @cached_property
     def alignment(self) -> Alignment:
         """B to A."""
-        s = self.settings
-        return match_weights(
-            self.a.weights, self.b.weights, self.symmetry,
-            restarts=s.restarts, seed=s.seed, fanout=self.fanout,
+        s, shown = self.settings, Titled(self.progress, "matching")
+        question = Question(
+            self.a.weights, self.b.weights, self.symmetry, self.landscape, s.restarts, s.seed, shown,
+            self.fanout,
         )  # fmt: skip
+        return match_by(s.method, question)
 
     @cached_property
     def aligned(self) -> Weights:
@@ -227,7 +232,9 @@ class _Story:
         return self.run.record(f"end-{name.lower()}", End, measured)
 
     def _matching(self) -> Matching:
-        return matching_record(self.a.weights, self.b.weights, self.symmetry, self.alignment)
+        return matching_record(
+            self.a.weights, self.b.weights, self.symmetry, self.alignment, self.settings.method
+        )
 
     def _study(self, name: str, path: AbstractPath, aligned: bool, fit: Fit | None = None) -> PathStudy:
         def measured() -> PathStudy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import plotly.graph_objects as go
@@ -12,6 +13,7 @@ import plotly.graph_objects as go
 from isthmus.barriers import Barrier, Profile, Quantity
 from isthmus.connect import Connection
 from isthmus.errors import SettingError
+from isthmus.experiments.comparison import Comparison
 from isthmus.experiments.records import Matching, PairStudy, PathStudy
 from isthmus.report.charts import (
     barrier_figure,
@@ -21,11 +23,15 @@ from isthmus.report.charts import (
     length_figure,
     matching_figure,
 )
+from isthmus.report.comparisons import comparison_names
 from isthmus.report.planes import surface_figure
 from isthmus.report.profiles import lines_of_paths, lines_of_profiles, profile_figure
 from isthmus.surfaces import Surface
 
-_KNOWN = "Profile, Barrier, PathStudy, PairStudy, Surface, Matching, Connection, or a sequence of one kind"
+_KNOWN = (
+    "Profile, Barrier, PathStudy, PairStudy, Comparison, Surface, Matching, Connection, or a sequence of one "
+    "kind"
+)
 
 
 def draw(record: object, options: dict[str, Any]) -> go.Figure:
@@ -40,6 +46,8 @@ def draw(record: object, options: dict[str, Any]) -> go.Figure:
         return _drawn(profile_figure, lines_of_paths([record]), options)
     if isinstance(record, PairStudy):
         return _drawn(profile_figure, lines_of_paths(record.paths), {"within": record.tolerance} | options)
+    if isinstance(record, Comparison):
+        return _drawn(_comparison, record, options)
     single: dict[type, Callable[..., go.Figure]] = {
         Surface: surface_figure,
         Matching: matching_figure,
@@ -54,6 +62,14 @@ def draw(record: object, options: dict[str, Any]) -> go.Figure:
 def _profiles(profiles: Sequence[Profile], names: Sequence[str] | None = None, **options: Any) -> go.Figure:
     """Profiles in one figure; those of one name on different splits are one path."""
     return _drawn(profile_figure, lines_of_profiles(profiles, names), options)
+
+
+def _comparison(comparison: Comparison, **options: Any) -> go.Figure:
+    """The barrier of every line of a comparison."""
+    found = [barrier for line in comparison.lines for barrier in line.barriers]
+    names = [name for name, line in zip(comparison_names(comparison), comparison.lines, strict=True)
+             for _ in line.barriers]  # fmt: skip
+    return _drawn(partial(barrier_figure, names=names), found, options)
 
 
 def _draw_several(records: Sequence[object], options: dict[str, Any]) -> go.Figure:

@@ -17,6 +17,7 @@ def plot(record: object, **options: Any) -> go.Figure:
             - a `Profile`, `PathStudy` or `PairStudy`, or several of a kind: loss and error along the paths
               (`of`, `along`, `splits`, `level`, `within`; `names` for profiles);
             - a `Barrier` or several: heights with intervals (`names`, `of`, `above`, `within`);
+            - a `Comparison` of methods of matching: the barrier of every line (`of`, `above`, `within`);
             - a `Surface`: the plane through three models (`of`, `view="map"|"relief"`, `log`);
             - a `Matching`: the share of units moved;
             - a `Connection`: how the fit went.

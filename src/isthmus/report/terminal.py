@@ -11,8 +11,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from isthmus.barriers import Barrier, Verdict
+from isthmus.experiments.comparison import ComparedLine, Comparison
 from isthmus.experiments.records import Matching, PairStudy
 from isthmus.report import sentences
+from isthmus.report.comparisons import line_rows, method_rows
 from isthmus.report.formats import count, percent, significant
 from isthmus.report.grouping import AxisLine, axis_lines, braced, cut, pinned_lines, symmetry_lines
 from isthmus.report.tables import (
@@ -114,6 +116,18 @@ def control_table(proof: Verification) -> RichTable:
         for found in proof.controls
     )
     return _drawn(Table("Controls: one axis moved, one of its tensors left out", columns, rows))
+
+
+def comparison_tables(comparison: Comparison) -> tuple[RichTable, RichTable]:
+    """Methods of matching side by side: what each reached and cost, and the lines under each repair."""
+    methods, lines = _drawn(method_rows(comparison)), compared_table(comparison.lines)
+    methods.caption = Text("Objectives of different methods are in different units: judge them by barriers.")
+    return methods, lines
+
+
+def compared_table(lines: Sequence[ComparedLine]) -> RichTable:
+    """Lines to aligned networks under a repair: barriers and midpoints."""
+    return _drawn(line_rows(lines))
 
 
 def verdict_sentence(study: PairStudy, split: str = "test") -> str:
