@@ -1,0 +1,216 @@
+"""Activation matching: planted orders come back, and the naive formula agrees."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import cases
+from isthmus.errors import SettingError, SymmetryError
+from isthmus.landscape import Landscape, Task
+from isthmus.match.activation import PUBLISHED, ActivationMatcher, cross_moments, match_activations, value_of
+from isthmus.match.weight import match_weights
+from isthmus.symmetry import Outcome, discover
+from isthmus.tasks import digits
+from isthmus.weights import Weights
+from test_zoo import ZOO
+from zoo_laws import seeded
+
+ALL = {f"{name}-of-cases": case for name, case in cases.CASES.items()} | ZOO
+EXAMPLES = 48
+
+
+def leaf_of(example) -> Tensor | None:
+    """The one tensor that a network takes; None if it takes several, or something else."""
+    leaves = pytree.tree_leaves(example)
+    return leaves[0] if isinstance(example, (Tensor, tuple)) and len(leaves) == 1 else None
+
+
+SINGLE = [n for n, case in ALL.items() if not case.needs and leaf_of(case.example()) is not None]
+
+
+def task_of(module: nn.Module, example) -> Task:
+    """A task with random examples of the kind that a network takes; its targets do not count."""
+    leaf = leaf_of(example)
+    shape = (EXAMPLES, *leaf.shape[1:])
+    if leaf.is_floating_point():
+        inputs = torch.randn(shape, generator=seeded(7))
+    else:
+        inputs = torch.randint(int(leaf.max()) + 1, shape, generator=seeded(7))
+    data = (inputs, torch.zeros(EXAMPLES, dtype=torch.int64))
+    return Task(model=module, train=data, test=data)
+
+
+def mlp(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3))
+
+
+def told_apart(scores: Tensor, order: Tensor) -> bool:
+    """Whether in this order every unit's own score is the largest of its row."""
+    ordered = scores[:, order]
+    others = ordered.masked_fill(torch.eye(len(ordered), dtype=torch.bool), -torch.inf)
+    return bool((ordered.diagonal() > others.amax(1) + 1e-3).all())
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_planted_permutations_are_recovered(name):
+    """A model and its own reordering do the same on data, so every unit finds itself."""
+    case = ALL[name]
+    module = case.module()
+    symmetry = discover(module, case.example(), case.outputs, verify=False)
+    land = Landscape(task_of(module, case.example()), batch=16)
+    a = Weights.from_module(module)
+    planted = symmetry.random(seeded(1))
+    matcher = ActivationMatcher(symmetry, land, examples=EXAMPLES)
+    found, scores = matcher.match(a, planted.apply(a)), matcher.scores([a, planted.apply(a)])[0, 1]
+    undone = planted.inverse()
+    # Units that do the same on the data may be exchanged: then the value is the same.
+    assert value_of(found, scores) >= value_of(undone, scores) - 1e-6 * abs(value_of(undone, scores))
+    for axis in symmetry.axes:
+        order = undone.permutations[axis.name]
+        if axis.name in scores and not axis.parents and told_apart(scores[axis.name], order):
+            assert torch.equal(found.permutations[axis.name], order)
+
+
+@pytest.mark.parametrize("statistic", ["correlation", "covariance", "product"])
+@pytest.mark.parametrize("where", ["activation", "preactivation"])
+def test_every_setting_agrees_with_the_formula_written_out(statistic, where):
+    """A naive reference: hooks, all activations stored, numpy's formulas, one assignment a layer."""
+    one, two = mlp(1), mlp(2)
+    task = task_of(one, torch.zeros(1, 6))
+    symmetry = discover(one, torch.zeros(2, 6))
+    found = match_activations(
+        Weights.from_module(one), Weights.from_module(two), symmetry, Landscape(task, batch=16),
+        statistic=statistic, where=where, examples=EXAMPLES,
+    )  # fmt: skip
+    x, total = task.split("train").data[0], 0.0
+    for depth, axis in ((1, "0.weight[0]"), (3, "2.weight[0]")):
+        with torch.no_grad():
+            z, w = (net[: depth + (where == "activation")](x).double().T for net in (one, two))
+        if statistic == "product":
+            scores = z @ w.T / EXAMPLES
+        else:
+            both = torch.cat([z, w])
+            joint = torch.cov(both) if statistic == "covariance" else torch.corrcoef(both)
+            scores = joint[: len(z), len(z) :].nan_to_num(0)
+        rows, columns = linear_sum_assignment(scores.numpy(), maximize=True)
+        assert found.permutations[axis].tolist() == columns.tolist()
+        total += float(scores[rows, columns].sum())
+    assert found.objective == pytest.approx(total, rel=1e-4)
+    assert found.outcome is Outcome.ASSIGNED
+
+
+def test_equal_models_give_the_identity_though_some_units_are_dead():
+    net = mlp()
+    with torch.no_grad():
+        net[0].bias[:4] = -100.0
+    symmetry = discover(net, torch.zeros(2, 6))
+    a = Weights.from_module(net)
+    found = match_activations(a, a, symmetry, Landscape(task_of(net, torch.zeros(1, 6))))
+    assert all(share == 0 for share in found.moved.values())
+
+
+def test_three_models_in_one_pass_give_what_pairs_give():
+    nets = [mlp(seed) for seed in range(3)]
+    symmetry = discover(nets[0], torch.zeros(2, 6))
+    land = Landscape(task_of(nets[0], torch.zeros(1, 6)), batch=16)
+    models = [Weights.from_module(net) for net in nets]
+    matcher = ActivationMatcher(symmetry, land)
+    together = matcher.scores(models)
+    assert set(together) == {(0, 1), (0, 2), (1, 2)}
+    for (i, j), scores in together.items():
+        alone = matcher.scores([models[i], models[j]])[0, 1]
+        for axis in scores:
+            torch.testing.assert_close(scores[axis], alone[axis])
+
+
+def test_a_residual_stream_counts_wherever_it_is_read():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.block = nn.Linear(6, 8), nn.Linear(8, 8)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x):
+            h = torch.relu(self.stem(x))
+            return self.head(torch.relu(h + self.block(h)))
+
+    torch.manual_seed(0)
+    net = Residual()
+    symmetry = discover(net, torch.zeros(2, 6))
+    (axis,) = symmetry.axes
+    a = Weights.from_module(net)
+    found = cross_moments([a, a], symmetry, Landscape(task_of(net, torch.zeros(1, 6))))
+    assert len(found[0, 1][axis.name]) == 2
+
+
+def test_the_same_examples_give_the_same_result_whatever_the_batch():
+    one, two = mlp(1), mlp(2)
+    symmetry = discover(one, torch.zeros(2, 6))
+    task = task_of(one, torch.zeros(1, 6))
+    a, b = Weights.from_module(one), Weights.from_module(two)
+    found = [match_activations(a, b, symmetry, Landscape(task, batch=n)) for n in (8, 16, 48)]
+    assert all(torch.equal(found[0].apply(b).vector, each.apply(b).vector) for each in found[1:])
+    again = match_activations(a, b, symmetry, Landscape(task, batch=8))
+    assert again == found[0]
+
+
+def test_what_is_kept_does_not_grow_with_the_examples():
+    one = mlp(1)
+    symmetry = discover(one, torch.zeros(2, 6))
+    a = Weights.from_module(one)
+    few, many = (
+        cross_moments([a, a], symmetry, Landscape(task_of(one, torch.zeros(1, 6)), batch=8), examples=n)
+        for n in (8, 48)
+    )
+    sizes = [
+        sum(m.cross.numel() + m.first.mean.numel() for sites in found[0, 1].values() for m in sites)
+        for found in (few, many)
+    ]
+    assert sizes[0] == sizes[1]
+
+
+def test_batch_norm_is_measured_for_weights_without_statistics():
+    task = digits.cnn()
+    symmetry = discover(task.traceable, task.example)
+    land = Landscape(task, limit=100, recalibration=100)
+    bare = Weights.from_module(task.build(1)).with_buffers({})
+    matcher = ActivationMatcher(symmetry, land, examples=200)
+    found, settled = (matcher.scores([model, model])[0, 1] for model in (bare, land.settled([bare])))
+    for axis in found:
+        torch.testing.assert_close(found[axis], settled[axis])
+
+
+def test_trained_networks_come_closer_than_by_chance():
+    """On trained digits networks the midpoint after activation matching is far better than before."""
+    import isthmus as im
+
+    task = digits.mlp()
+    a, b = (im.train(task, seed=seed, steps=150) for seed in (1, 2))
+    symmetry, land = discover(task.traceable, task.example), Landscape(task)
+    found = match_activations(a, b, symmetry, land)
+    naive, aligned = land.evaluate([(a + b) * 0.5, (a + found.apply(b)) * 0.5]).mean_error
+    assert aligned < 0.2 * naive
+    assert match_weights(a, b, symmetry).objective > a.dot(found.apply(b)) - 1e-6
+
+
+def test_the_published_settings_are_settings():
+    for statistic, where in PUBLISHED.values():
+        ActivationMatcher(discover(mlp(), torch.zeros(2, 6)), None, statistic, where)
+
+
+def test_unknown_settings_and_foreign_weights_are_refused():
+    net = mlp()
+    symmetry = discover(net, torch.zeros(2, 6))
+    land = Landscape(task_of(net, torch.zeros(1, 6)))
+    a = Weights.from_module(net)
+    with pytest.raises(SettingError, match="'correlation', 'covariance', 'product', got 'cosine'"):
+        match_activations(a, a, symmetry, land, statistic="cosine")
+    with pytest.raises(SettingError, match="2 examples at least, got 1"):
+        match_activations(a, a, symmetry, land, examples=1)
+    with pytest.raises(SymmetryError, match="do not fit"):
+        match_activations(a, Weights.from_module(nn.Linear(3, 2)), symmetry, land)
