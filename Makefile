@@ -1,5 +1,5 @@
 # Each target does all of its own set-up: on a fresh machine, `make demo` is enough.
-.PHONY: help setup demo test check bench format clean
+.PHONY: help setup demo test check bench gallery format clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -24,17 +24,20 @@ test: $(READY)   ## All tests. Set ISTHMUS_DATA to run those that need published
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests src
 
 check: $(READY)  ## Format, lint, types (strict), import contracts.
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks gallery
+	$(BIN)/ruff check src tests benchmarks gallery
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## All benchmarks, one thread; writes benchmarks/results.md.
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
 
+gallery: $(READY) ## Long reproductions (hours): writes docs/gallery; needs ISTHMUS_DATA.
+	OMP_NUM_THREADS=1 $(BIN)/python -m gallery
+
 format: $(READY) ## Format the code.
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks gallery
+	$(BIN)/ruff check --fix src tests benchmarks gallery
 
 clean:           ## Remove the environment and caches.
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -30,8 +30,8 @@ _PATH_COLOURS = {
 """From the palette of Okabe and Ito: told apart in all common kinds of colour blindness, and at a contrast of
 3 to 1 or more against a white and against a dark page."""
 
-_MORE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7b8188", "#8C6D00")
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "pentagon")
+_MORE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7b8188", "#8C6D00", "#6F42A8")
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "pentagon", "star")
 
 
 @dataclass(frozen=True)

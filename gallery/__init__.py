@@ -1,0 +1,1 @@
+"""Long reproductions whose results are pages of the documentation: `make gallery`."""
