@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import curve_step, matching, memory, profile_points, start_up
+from benchmarks import activations, curve_step, matching, memory, profile_points, start_up
 from benchmarks.side_by_side import Ratio
 
 _ROUNDS = {"curve": 15, "profile": 9, "matching": 5, "help": 15}
@@ -54,6 +54,7 @@ def _rest() -> list[str]:
         f"torch imported: {'yes' if start_up.loads_torch() else 'no'}.",
         f"- Peak memory of a profile beyond its two ends, model of P = {parameters:,} parameters: "
         f"{few:.2f} × 4 P bytes for 3 points, {many:.2f} × 4 P bytes for 40 points.",
+        *activations.lines(),
     ]
 
 
