@@ -258,7 +258,7 @@ def test_the_scores_of_an_axis_say_what_its_steps_gain(name):
         swap[units[:2]] = swap[units[:2].flip(0)]
         still = dict(symmetry.identity().permutations) | {axis.name: swap}
         step = Alignment(symmetry, action.follow(symmetry.axes, still, axis.name))
-        scores = state._scores(state.counted(moving)[axis.name])
+        scores = state.scores(moving)[axis.name]
         rise = total({0: scores}, {0: swap}) - float(scores.diagonal().sum())
         assert a.dot(step.apply(b)) - a.dot(b) == pytest.approx(rise, abs=1e-4), axis.name
 

@@ -3,22 +3,60 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from copy import copy
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from isthmus.match.assignment import maximising_assignment
+from isthmus.match.costs import Costs
 from isthmus.match.places import Counted, counted_places, roots_of
+from isthmus.match.slices import (
+    inner_product,
+    products,
+    put,
+    real,
+    reordered,
+    selected,
+    slices,
+    stored,
+)
 from isthmus.symmetry import Alignment, Axis, Symmetry
-from isthmus.symmetry.action import Place, gathers, nearest, permute
+from isthmus.symmetry.action import gathers, nearest
 from isthmus.weights import Weights
+
+__all__ = ["State", "inner_product", "real", "slices"]
 
 # A step must gain more than the rounding of the objective, or equal optima would be exchanged for ever.
 _GAIN = 1e-12
+
+# If no more than this share of the positions along an axis of a tensor move, the others are left alone.
+_FEW = 0.5
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What a step does to one tensor.
+
+    Attributes:
+        name: of the tensor.
+        dim: along which alone it changes; None if it changes in any other way.
+        fixed: A at the positions that change.
+        old: B there.
+        new: B there after the step.
+        positions: those that change, along `dim`; None if `fixed`, `old` and `new` are whole tensors.
+        moves: how the whole tensor changes, as `reordered` takes it.
+    """
+
+    name: str
+    dim: int | None
+    fixed: Tensor
+    old: Tensor
+    new: Tensor
+    positions: Tensor | None
+    moves: Mapping[tuple[int, int], Tensor]
 
 
 class State:
@@ -31,14 +69,17 @@ class State:
         self, symmetry: Symmetry, fixed: Weights, moving: Weights, start: Mapping[str, Tensor]
     ) -> None:
         self.symmetry = symmetry
-        self.fixed = {name: real(fixed[name]) for name in symmetry.layout.names}
+        self.fixed = {name: stored(fixed[name]) for name in symmetry.layout.names}
         self.permutations = dict(start)
-        moved = Alignment(symmetry, start).apply(moving)
-        self.moving = {name: real(moved[name]) for name in symmetry.layout.names}
-        self.values = {name: inner_product(self.fixed[name], self.moving[name]) for name in self.fixed}
-        self.sizes = {name: tuple(tensor.shape) for name, tensor in self.fixed.items()}
-        self._scale = fixed.norm() * moving.norm()
         self._still = {axis.name: torch.arange(axis.size) for axis in symmetry.axes}
+        turned = any(not torch.equal(start[name], still) for name, still in self._still.items())
+        moved = Alignment(symmetry, start).apply(moving) if turned else moving
+        self.moving = {name: stored(moved[name]) for name in symmetry.layout.names}
+        self.sizes = {name: tuple(tensor.shape) for name, tensor in self.fixed.items()}
+        self._ours: set[str] = set()  # the tensors of B that may be written to
+        self.costs = Costs(self.fixed)
+        self.value()
+        self._scale = math.prod(float(torch.linalg.vector_norm(w.vector)) for w in (fixed, moving))
         self._counted: dict[frozenset[str], dict[str, tuple[Counted, ...]]] = {}
 
     @property
@@ -46,11 +87,9 @@ class State:
         """⟨A, π(B)⟩ in float64."""
         return math.fsum(self.values.values())
 
-    def copy(self) -> State:
-        """The same state, to go another way from here."""
-        twin = copy(self)
-        twin.moving, twin.values = dict(self.moving), dict(self.values)
-        return twin
+    def value(self) -> None:
+        """Take the inner products of all tensors anew, as after moves that were made `anyway`."""
+        self.values = {name: inner_product(self.fixed[name], self.moving[name]) for name in self.fixed}
 
     def improve(self, root: str) -> set[str]:
         """Solve one axis and what lies below it; returns the roots to be visited again.
@@ -73,46 +112,88 @@ class State:
             self._counted[moving] = counted_places(self.symmetry.axes, moving, self.sizes)
         return self._counted[moving]
 
+    def scores(self, moving: frozenset[str]) -> dict[str, Tensor]:
+        """scores[i, j] = Σ over the places of ⟨A's slice at unit i, the permuted B's slice at unit j⟩."""
+        found: dict[str, Tensor] = {}
+        for name, counted in self.counted(moving).items():
+            places = [each.place for each in counted]
+            if name in self.alone:
+                found[name] = self.costs.scores(name, places, self.moving)
+                continue
+            pairs = ((self.fixed[place.parameter], self.moving[place.parameter], place) for place in places)
+            total = products(*next(pairs))
+            for pair in pairs:
+                total += products(*pair)
+            found[name] = total
+        return found
+
     def _step(self, moving: frozenset[str]) -> set[str]:
         """Move these axes to the best element for their scores if that raises the objective."""
-        scores = {name: self._scores(places) for name, places in self.counted(moving).items()}
-        return self.move(scores, moving)
+        return self.move(self.scores(moving), moving)
 
     def move(self, scores: Mapping[str, Tensor], moving: frozenset[str], anyway: bool = False) -> set[str]:
         """Permute to the best element for these scores, if that raises the objective or `anyway`.
 
-        Returns the roots whose scores have changed.
+        Returns the roots whose scores have changed. After a move made `anyway`, `value` is to be called
+        before the objective is read.
         """
         step = self._nearest(scores, moving)
-        changes = gathers(self._carriers, step, self.sizes)
-        touched = {name for name, _, _ in changes}
-        tensors = {
-            name: permute(
-                self.moving[name], {(dim, blocks): i for (n, dim, blocks), i in changes.items() if n == name}
-            )
-            for name in touched
-        }
-        values = {name: inner_product(self.fixed[name], tensor) for name, tensor in tensors.items()}
-        gain = math.fsum(values.values()) - math.fsum(self.values[name] for name in touched)
-        if not (anyway or gain > _GAIN * self._scale):
-            return set()
-        self.moving |= tensors
-        self.values |= values
-        self.permutations = {name: p[step[name]] for name, p in self.permutations.items()}
-        return {name for name, read in self.readers.items() if read & touched}
+        moves: dict[str, dict[tuple[int, int], Tensor]] = {}
+        for (name, dim, blocks), index in gathers(self._carriers, step, self.sizes).items():
+            moves.setdefault(name, {})[dim, blocks] = index
+        changes = [self._change(name, found) for name, found in moves.items()]
+        if not anyway:
+            before = {each.name: inner_product(each.fixed, each.old) for each in changes}
+            after = {each.name: inner_product(each.fixed, each.new) for each in changes}
+            if not math.fsum(after.values()) - math.fsum(before.values()) > _GAIN * self._scale:
+                return set()
+            self.values |= {name: self.values[name] + (after[name] - before[name]) for name in moves}
+        self._take(changes, step)
+        solved = moving & self.alone  # an axis that stands alone is where it is best
+        return {name for name, read in self.readers.items() if not read.isdisjoint(moves)} - solved
+
+    def _take(self, changes: list[_Change], step: Mapping[str, Tensor]) -> None:
+        """Carry out a step."""
+        for each in changes:
+            if each.dim is None:
+                self.costs.forget(each.name)
+            else:
+                self.costs.change(each.name, each.dim, each.fixed, each.old, each.new)
+            self._write(each)
+        for name in self.permutations:
+            if not torch.equal(step[name], self._still[name]):
+                self.costs.turn(name, step[name])
+                self.permutations[name] = self.permutations[name][step[name]]
+
+    def _write(self, change: _Change) -> None:
+        """Bring the tensor of B up to date."""
+        if change.positions is not None and change.dim is not None and change.name in self._ours:
+            put(self.moving[change.name], change.dim, change.positions, change.new)
+            return
+        old = self.moving[change.name]
+        self.moving[change.name] = change.new if change.positions is None else reordered(old, change.moves)
+        self._ours.add(change.name)
+
+    def _change(self, name: str, moves: Mapping[tuple[int, int], Tensor]) -> _Change:
+        """What becomes of one tensor."""
+        fixed, old = self.fixed[name], self.moving[name]
+        if len(moves) > 1 or any(blocks > 1 for _, blocks in moves):
+            new = reordered(old, moves)
+            return _Change(name, None, fixed, old, new, None, moves)
+        (((dim, _), index),) = moves.items()
+        moved = (index != torch.arange(index.numel())).nonzero()[:, 0]
+        if moved.numel() > _FEW * index.numel():
+            new = reordered(old, moves)
+            return _Change(name, dim, fixed, old, new, None, moves)
+        here, there = selected(old, dim, moved), selected(old, dim, index[moved])
+        return _Change(name, dim, selected(fixed, dim, moved), here, there, moved, moves)
 
     def _nearest(self, scores: Mapping[str, Tensor], moving: frozenset[str]) -> dict[str, Tensor]:
+        if len(moving) == 1:
+            (name,) = moving
+            if name in self._whole and name in scores:
+                return {**self._still, name: maximising_assignment(scores[name])}
         return nearest(self.symmetry.axes, scores, maximising_assignment, self._still, moving)
-
-    def _scores(self, places: Iterable[Counted]) -> Tensor:
-        """scores[i, j] = Σ over the places of ⟨A's slice at unit i, the permuted B's slice at unit j⟩."""
-        total: Tensor | None = None
-        for place in (each.place for each in places):
-            left, right = (slices(side[place.parameter], place) for side in (self.fixed, self.moving))
-            found = (left @ right.T).cpu().double()
-            total = found if total is None else total.add_(found)
-        assert total is not None
-        return total
 
     @cached_property
     def families(self) -> Mapping[str, list[Axis]]:
@@ -123,6 +204,24 @@ class State:
             for root in roots[axis.name]:
                 families[root].append(axis)
         return families
+
+    @cached_property
+    def alone(self) -> frozenset[str]:
+        """The axes whose scores are kept: see `Costs`."""
+        found = []
+        for root, family in self.families.items():
+            places = [place for place in family[0].places if place.parameter in self.fixed]
+            once = len({place.parameter for place in places}) == len(places)
+            if len(family) == 1 and once and all(place.blocks == 1 for place in places):
+                found.append(root)
+        return frozenset(found)
+
+    @cached_property
+    def _whole(self) -> frozenset[str]:
+        """The axes that stand alone, all of whose units may change places."""
+        return frozenset(
+            root for root, family in self.families.items() if len(family) == 1 and not family[0].cells.any()
+        )
 
     @cached_property
     def readers(self) -> Mapping[str, set[str]]:
@@ -139,31 +238,3 @@ class State:
             replace(axis, places=tuple(place for place in axis.places if place.parameter in self.fixed))
             for axis in self.symmetry.axes
         )
-
-
-def slices(tensor: Tensor, place: Place) -> Tensor:
-    """The slices of a tensor at each unit as rows, shape (units, occurrences * rest); a view if possible."""
-    dim, index = place.dim, place.index
-    if place.blocks > 1:
-        tensor = tensor.reshape(place.blocks, -1, *tensor.shape[1:]).movedim(dim + 1, 1).flatten(0, 1)
-        dim = 0
-    front = tensor.movedim(dim, 0)
-    whole = index.shape[1] == 1 and index.shape[0] == front.shape[0]
-    if whole and torch.equal(index[:, 0], torch.arange(index.shape[0])):
-        return front.reshape(front.shape[0], -1)
-    return front[index].reshape(index.shape[0], -1)
-
-
-def real(tensor: Tensor) -> Tensor:
-    """The tensor, its real and imaginary parts side by side if it is complex."""
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
-
-
-def inner_product(first: Tensor, second: Tensor) -> float:
-    """The inner product in float64, chunk by chunk."""
-    return math.fsum(_chunked(first.reshape(-1), second.reshape(-1)))
-
-
-def _chunked(first: Tensor, second: Tensor, size: int = 1 << 20) -> Iterable[float]:
-    for left, right in zip(torch.split(first, size), torch.split(second, size), strict=True):
-        yield float(torch.dot(left.double(), right.double()))
