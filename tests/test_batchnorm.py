@@ -86,3 +86,12 @@ def test_no_examples_or_one_value_a_channel_are_refused() -> None:
         recalibrate(nn.Sequential(nn.BatchNorm1d(3)), [torch.ones(1, 3)], run)
     assert recalibrate(nn.Linear(2, 2), [], run) == {}
     assert batchnorm_layers(nn.BatchNorm1d(3, track_running_stats=False)) == {}
+
+
+def test_statistics_of_a_network_in_double_precision_are_those_of_all_batches():
+    """A float64 buffer must not be taken for a copy of itself: the next batch would overwrite it."""
+    net = torch.nn.Sequential(torch.nn.BatchNorm1d(3)).double()
+    data = torch.randn(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 2
+    found = recalibrate(net, torch.split(data, 10), lambda module, batch: module(batch))
+    torch.testing.assert_close(found["0.running_mean"], data.mean(0))
+    torch.testing.assert_close(found["0.running_var"], data.var(0))

@@ -25,7 +25,8 @@ class Moments:
     @classmethod
     def of_batch(cls, count: int, mean: Tensor, unbiased_variance: Tensor) -> Moments:
         """The moments of one batch from its mean and its variance with divisor count − 1."""
-        return cls(count, mean.double(), unbiased_variance.double() * (count - 1))
+        mean = mean.to(torch.float64, copy=True)  # what is given may be a buffer that changes
+        return cls(count, mean, unbiased_variance.double() * (count - 1))
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both sets of samples together.

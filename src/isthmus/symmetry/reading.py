@@ -133,7 +133,8 @@ def writers_of(traced: Trace, layout: Layout, symmetry: Symmetry) -> list[Writer
         owner = names[weight]
         axes = along.get((owner, dim), []) if owner else []
         output = node.meta.get("val")
-        if not owner or not axes or not isinstance(output, Tensor):
+        computed = isinstance(arguments.get(bias), fx.Node) and names[bias] is None  # nothing to fold into
+        if not owner or not axes or computed or not isinstance(output, Tensor):
             continue
         size = output.shape[channel]
         shared = any(users[name] > 1 for name in names.values() if name)
