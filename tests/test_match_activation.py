@@ -12,6 +12,7 @@ import cases
 from isthmus.errors import SettingError, SymmetryError
 from isthmus.landscape import Landscape, Task
 from isthmus.match.activation import PUBLISHED, ActivationMatcher, cross_moments, match_activations, value_of
+from isthmus.match.many import match_many_activations
 from isthmus.match.weight import match_weights
 from isthmus.symmetry import Outcome, discover
 from isthmus.tasks import digits
@@ -214,3 +215,18 @@ def test_unknown_settings_and_foreign_weights_are_refused():
         match_activations(a, a, symmetry, land, examples=1)
     with pytest.raises(SymmetryError, match="do not fit"):
         match_activations(a, Weights.from_module(nn.Linear(3, 2)), symmetry, land)
+
+
+def test_many_models_by_activations_agree_pair_by_pair():
+    """Copies in planted orders come to one frame, and the elements compose without drift."""
+    net = mlp(3)
+    symmetry = discover(net, torch.zeros(2, 6))
+    land = Landscape(task_of(net, torch.zeros(1, 6)), batch=16)
+    a = Weights.from_module(net)
+    planted = [symmetry.random(seeded(seed)) for seed in range(4)]
+    models = [g.apply(a) for g in planted]
+    found = match_many_activations(models, symmetry, land)
+    frame = [g.apply(model).vector for g, model in zip(found, models, strict=True)]
+    assert all(torch.equal(frame[0], other) for other in frame[1:])
+    ab, bc, ac = (found[j].inverse() @ found[i] for i, j in ((0, 1), (1, 2), (0, 2)))
+    assert all(torch.equal(p, ac.permutations[name]) for name, p in (bc @ ab).permutations.items())

@@ -23,7 +23,7 @@ def test_the_python_example_runs_and_the_wall_goes() -> None:
 
 
 def test_the_table_of_commands_is_complete() -> None:
-    told = set(re.findall(r"^\| `isthmus (\w+)", README, re.MULTILINE))
+    told = set(re.findall(r"^\| `isthmus ([\w-]+)", README, re.MULTILINE))
     assert told == set(get_command(app).commands)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -25,7 +25,11 @@ def align_many(
     ],
     task: TaskName,
     method: Annotated[
-        str, typer.Option(help="universe, frank-wolfe, merge-many, or star (all to the first).")
+        str,
+        typer.Option(
+            help="By weights: universe, frank-wolfe, merge-many, or star (all to the first); by training "
+            "data: activation."
+        ),
     ] = "universe",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the aligned checkpoints.")] = Path(
         "aligned"
@@ -42,7 +46,7 @@ def align_many(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Align many models with one another by their weights, write each, and merge them to their mean.
+    """Align many models with one another, write each, and merge them to their mean.
 
     An aligned model computes exactly what it did before. All files appear, or none.
     """
@@ -65,13 +69,14 @@ def align_many(
     emit(record, as_json, quiet, pairs_table(made.study), models_table(made.study), *told)
 
 
-def _method(name: str) -> Method:
+def _method(name: str) -> Method | Literal["activation"]:
     from isthmus.match.many import Method
 
-    for known in get_args(Method):
+    methods = (*get_args(Method), "activation")
+    for known in methods:
         if name == known:
             return known  # type: ignore[no-any-return]
-    raise SettingError(f"there is no method {name!r}: expected one of {', '.join(get_args(Method))}")
+    raise SettingError(f"there is no method {name!r}: expected one of {', '.join(methods)}")
 
 
 def _names(checkpoints: list[Path]) -> list[str]:

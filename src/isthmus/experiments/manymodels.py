@@ -7,10 +7,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Literal
 
 from isthmus.io.checkpoints import Checkpoint
 from isthmus.landscape import Landscape, Task
-from isthmus.match.many import Method, match_many, mean_of
+from isthmus.match.many import Method, match_many, match_many_activations, mean_of
 from isthmus.progress import Progress, Silent
 from isthmus.scores import Score, scores
 from isthmus.symmetry import discover
@@ -104,7 +105,7 @@ def align_models(
     names: Sequence[str],
     task: Task,
     *,
-    method: Method = "universe",
+    method: Method | Literal["activation"] = "universe",
     restarts: int = 1,
     seed: int = 0,
     device: str = "cpu",
@@ -116,10 +117,10 @@ def align_models(
         checkpoints: two or more; the first one's order of units is the common one.
         names: what to call them.
         task: model and data.
-        method: as in `match_many`.
+        method: as in `match_many`, by weights; or "activation" (`match_many_activations`).
         restarts: starts of the matching.
         seed: of the matching.
-        device: where losses are measured; the matching runs on the CPU.
+        device: where losses are measured; matching by weights runs on the CPU.
         progress: shows what takes long.
 
     Raises:
@@ -130,10 +131,13 @@ def align_models(
     models = [checkpoint.weights for checkpoint in checkpoints]
     symmetry = discover(task.traceable, task.example)
     began = time.perf_counter()
-    found = match_many(models, symmetry, method=method, restarts=restarts, seed=seed, progress=shown)
+    anew, saved = Landscape(task, device), Landscape(task, device, "keep")
+    if method == "activation":
+        found = match_many_activations(models, symmetry, anew, restarts=restarts, seed=seed, progress=shown)
+    else:
+        found = match_many(models, symmetry, method=method, restarts=restarts, seed=seed, progress=shown)
     seconds = time.perf_counter() - began
     aligned = [each.apply(model) for each, model in zip(found, models, strict=True)]
-    anew, saved = Landscape(task, device), Landscape(task, device, "keep")
     merged = mean_of(models, found, anew)
     plain = anew.settled([combine([1 / len(models)] * len(models), models)])
     pairs = _pairs(names, models, aligned)

@@ -21,6 +21,7 @@ from torch import Tensor
 from isthmus.errors import SettingError
 from isthmus.fanout import Fanout, Serial
 from isthmus.landscape import Landscape
+from isthmus.match.activation import ActivationMatcher, Statistic, Where
 from isthmus.match.assignment import maximising_assignment
 from isthmus.match.relaxation import frank_wolfe
 from isthmus.match.universe import Found, Universe, ascend
@@ -154,6 +155,45 @@ def match_many_scores(
         _by_scores(both, symmetry, models, reference, (seed, start), max_sweeps) for start in range(restarts)
     ]
     return _in_frame(symmetry, max(found, key=_objective), range(models), reference)
+
+
+def match_many_activations(
+    models: Sequence[Weights],
+    symmetry: Symmetry,
+    landscape: Landscape,
+    *,
+    statistic: Statistic = "correlation",
+    where: Where = "activation",
+    examples: int | None = 5000,
+    reference: int = 0,
+    restarts: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Alignment]:
+    """Align the units of several models with one another by what they do on training data.
+
+    All models run side by side through the data once; the scores of all their pairs are maximised jointly, as
+    by `match_many_scores`.
+
+    Args:
+        models: at least one, of the landscape's network.
+        symmetry: its group.
+        landscape: gives the network and the training data.
+        statistic: as in `match_activations`.
+        where: as in `match_activations`.
+        examples: as in `match_activations`.
+        reference: as in `match_many`.
+        restarts: as in `match_many`.
+        seed: as in `match_many`.
+        progress: shows the batches.
+
+    Returns:
+        One alignment a model, as from `match_many`; the objective is the sum over pairs, axes and units.
+
+    Cost: a forward pass of every model; memory for one matrix for each pair of models and place of an axis.
+    """
+    scores = ActivationMatcher(symmetry, landscape, statistic, where, examples).scores(models, progress)
+    return match_many_scores(scores, symmetry, len(models), reference=reference, restarts=restarts, seed=seed)
 
 
 def mean_of(

@@ -8,8 +8,7 @@ from rich.text import Text
 from isthmus.experiments.manymodels import ManyStudy, PairRow
 from isthmus.report.formats import percent, plain_loss, significant
 from isthmus.report.tables import Cell, Column, Table
-from isthmus.report.terminal import _drawn as drawn
-from isthmus.report.terminal import score_table
+from isthmus.report.terminal import drawn, score_table
 
 _PAIRS = 15
 

@@ -35,21 +35,21 @@ _STYLES = {Verdict.CONNECTED: "green", Verdict.BARRIER: "red", Verdict.UNDECIDED
 
 def study_table(study: PairStudy) -> RichTable:
     """Every path of a pair: verdict, barriers with intervals, train and held-out, and length."""
-    return _drawn(study_rows(study))
+    return drawn(study_rows(study))
 
 
 def score_table(
     scored: Sequence[tuple[str, tuple[Score, ...]]], caption: str = "Loss and error"
 ) -> RichTable:
     """Loss, error and accuracy of named networks, one row for each network and split."""
-    return _drawn(score_rows(scored, caption))
+    return drawn(score_rows(scored, caption))
 
 
 def barrier_table(
     barriers: Sequence[Barrier], tolerance: float = 0.02, names: Sequence[str] | None = None
 ) -> RichTable:
     """Barriers one by one; `names` are of their paths, the paths' kinds by default."""
-    return _drawn(barrier_rows(barriers, tolerance, names))
+    return drawn(barrier_rows(barriers, tolerance, names))
 
 
 def matching_table(matching: Matching) -> RichTable:
@@ -73,17 +73,17 @@ def matching_table(matching: Matching) -> RichTable:
         gain = significant(after - before, 3) if most > 0 else _NOTHING
         return percent(fmean(axis.moved for axis in axes)), gain, cosines
 
-    drawn = _axis_table(lines, ("moved", "gain", "cosine"), told)
-    drawn.caption = Text(sentences.matching_sentence(matching) + _more(len(lines), "kinds of axes"))
-    return drawn
+    shown = _axis_table(lines, ("moved", "gain", "cosine"), told)
+    shown.caption = Text(sentences.matching_sentence(matching) + _more(len(lines), "kinds of axes"))
+    return shown
 
 
 def symmetry_table(symmetry: Symmetry) -> RichTable:
     """The hidden axes of a network, with the size of their group below."""
     lines = symmetry_lines(symmetry)
-    drawn = _axis_table(lines, ("fixed",), lambda line: (count(line.fixed),))
-    drawn.caption = Text(sentences.symmetry_sentence(symmetry) + _more(len(lines), "kinds of axes"))
-    return drawn
+    shown = _axis_table(lines, ("fixed",), lambda line: (count(line.fixed),))
+    shown.caption = Text(sentences.symmetry_sentence(symmetry) + _more(len(lines), "kinds of axes"))
+    return shown
 
 
 def pinned_table(symmetry: Symmetry) -> RichTable:
@@ -99,13 +99,13 @@ def pinned_table(symmetry: Symmetry) -> RichTable:
         )
         for line in lines[:_LINES]
     )  # fmt: skip
-    drawn = _drawn(Table("Pinned, by reason", columns, rows))
+    shown = drawn(Table("Pinned, by reason", columns, rows))
     told = (
         "parameters: of the tensors that are pinned along such an axis; immovable: of those that cannot move "
         "along any other axis either."
     )
-    drawn.caption = Text(told + _more(len(lines), "reasons"))
-    return drawn
+    shown.caption = Text(told + _more(len(lines), "reasons"))
+    return shown
 
 
 def control_table(proof: Verification) -> RichTable:
@@ -115,19 +115,19 @@ def control_table(proof: Verification) -> RichTable:
         (Cell(found.axis, found.parameter or "nothing: it lies in one tensor"), Cell(f"{found.error:.1e}"))
         for found in proof.controls
     )
-    return _drawn(Table("Controls: one axis moved, one of its tensors left out", columns, rows))
+    return drawn(Table("Controls: one axis moved, one of its tensors left out", columns, rows))
 
 
 def comparison_tables(comparison: Comparison) -> tuple[RichTable, RichTable]:
     """Methods of matching side by side: what each reached and cost, and the lines under each repair."""
-    methods, lines = _drawn(method_rows(comparison)), compared_table(comparison.lines)
+    methods, lines = drawn(method_rows(comparison)), compared_table(comparison.lines)
     methods.caption = Text("Objectives of different methods are in different units: judge them by barriers.")
     return methods, lines
 
 
 def compared_table(lines: Sequence[ComparedLine]) -> RichTable:
     """Lines to aligned networks under a repair: barriers and midpoints."""
-    return _drawn(line_rows(lines))
+    return drawn(line_rows(lines))
 
 
 def verdict_sentence(study: PairStudy, split: str = "test") -> str:
@@ -153,7 +153,7 @@ def _axis_table(
         )
         for line in lines[:_LINES]
     )  # fmt: skip
-    return _drawn(Table("Hidden axes", columns, rows))
+    return drawn(Table("Hidden axes", columns, rows))
 
 
 def _more(number: int, what: str) -> str:
@@ -161,22 +161,23 @@ def _more(number: int, what: str) -> str:
     return f" {number - _LINES} further {what} are not shown: --json prints all." if number > _LINES else ""
 
 
-def _drawn(table: Table) -> RichTable:
-    drawn = RichTable(
+def drawn(table: Table) -> RichTable:
+    """A table as the terminal shows it."""
+    shown = RichTable(
         title=table.caption, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, caption_justify="left",
     )  # fmt: skip
     for column in table.columns:
         right = column.kind in ("number", "measure")
-        drawn.add_column(
+        shown.add_column(
             Text(column.name),
             justify="right" if right else "left",
             overflow="fold",
             no_wrap=column.kind != "text",
         )
     for row in table.rows:
-        drawn.add_row(*(_styled(cell) for cell in row))
-    return drawn
+        shown.add_row(*(_styled(cell) for cell in row))
+    return shown
 
 
 def _styled(cell: Cell) -> Text:
