@@ -11,6 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
+from gallery import universe
 from gallery.drawing import barriers_figure, width_figure
 from gallery.models import FOLDER, trained
 from isthmus.experiments.comparison import (
@@ -89,12 +90,13 @@ def run(only: Sequence[str] | None = None, page: bool = True) -> None:
     data = os.environ.get("ISTHMUS_DATA")
     if not data:
         raise SystemExit("the gallery needs the data sets: set ISTHMUS_DATA to their folder")
-    known = [entry.name for entry in ENTRIES]
+    known = [*(entry.name for entry in ENTRIES), "universe"]
     if unknown := [name for name in only or () if name not in known]:
         raise SystemExit(f"there is no entry {unknown[0]}: expected {', '.join(known)}")
     found = {entry.name: _compared(entry, data) for entry in ENTRIES if only is None or entry.name in only}
+    five = universe.section(data) if only is None or "universe" in only else ""
     if page and only is None:
-        _write(found)
+        _write(found, five)
 
 
 def _compared(entry: Entry, data: str) -> list[Comparison]:
@@ -124,14 +126,14 @@ def _compared(entry: Entry, data: str) -> list[Comparison]:
 # -- the page -------------------------------------------------------------------------------------
 
 
-def _write(found: dict[str, list[Comparison]]) -> None:
+def _write(found: dict[str, list[Comparison]], five: str) -> None:
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     figures = [
         NamedFigure("matching-widths", width_figure(_by_width(found)), 760),
         NamedFigure("matching-families", barriers_figure(_best(found)), 760),
     ]
     save_named_figures(figures, IMAGES, ("png", "svg"))
-    sections = [_section(entry, found[entry.name]) for entry in ENTRIES]
+    sections = [*(_section(entry, found[entry.name]) for entry in ENTRIES), five]
     hours = sum(_seconds(one) for several in found.values() for one in several) / 3600
     head = (Path(__file__).parent / "matching-head.md").read_text(encoding="utf-8")
     body = head.replace("HOURS", f"{hours:.1f}") + "\n" + "\n\n".join(sections) + "\n"
