@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from isthmus.match.state import inner_product, real, slices
+from isthmus.match.slices import inner_product, real, slices
 from isthmus.symmetry import Alignment, Axis
 from isthmus.weights import Weights
 

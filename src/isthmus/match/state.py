@@ -17,17 +17,13 @@ from isthmus.match.slices import (
     inner_product,
     products,
     put,
-    real,
     reordered,
     selected,
-    slices,
     stored,
 )
 from isthmus.symmetry import Alignment, Axis, Symmetry
 from isthmus.symmetry.action import gathers, nearest
 from isthmus.weights import Weights
-
-__all__ = ["State", "inner_product", "real", "slices"]
 
 # A step must gain more than the rounding of the objective, or equal optima would be exchanged for ever.
 _GAIN = 1e-12
