@@ -84,7 +84,7 @@ ENTRIES = (
         tuple(f"{_R20}/{name}" for name in STRANGERS), points=5, methods=_WITHOUT_ANNEALING,
     ),
     Entry(
-        "chars-transformer", "Characters, a small transformer", lambda _: transformer(), points=5,
+        "chars-transformer", "Characters of Shakespeare, a small transformer", transformer, points=5,
         methods=_WITHOUT_ANNEALING,
     ),
 )  # fmt: skip

@@ -33,6 +33,7 @@ from .landscape import Landscape as Landscape
 from .landscape import Recipe as Recipe
 from .landscape import Task as Task
 from .layout import Layout as Layout
+from .match import BasisAlignment as BasisAlignment
 from .match import MatchedAxis as MatchedAxis
 from .match import match_activations as match_activations
 from .match import match_annealing as match_annealing
@@ -70,6 +71,8 @@ from .surfaces import scan_plane as scan_plane
 from .symmetry import Alignment as Alignment
 from .symmetry import Symmetry as Symmetry
 from .symmetry import discover as discover
+from .symmetry.linear import LinearSymmetry as LinearSymmetry
+from .symmetry.linear import discover_bases as discover_bases
 from .symmetry.rescale import Rescaling as Rescaling
 from .symmetry.rescale import Scaling as Scaling
 from .symmetry.rescale import discover_rescalings as discover_rescalings

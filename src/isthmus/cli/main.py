@@ -10,10 +10,12 @@ import os
 import typer
 
 from isthmus.cli.align import align
+from isthmus.cli.align_many import align_many
 from isthmus.cli.barrier import barrier
 from isthmus.cli.connect import connect
 from isthmus.cli.curve import curve
 from isthmus.cli.demo import demo
+from isthmus.cli.fuse import fuse
 from isthmus.cli.report import report
 from isthmus.cli.symmetry import symmetry
 from isthmus.cli.train import train
@@ -24,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, connect, train, barrier, align, curve, symmetry, report):
+for _command in (demo, connect, train, barrier, align, align_many, fuse, curve, symmetry, report):
     app.command()(_command)
 
 

@@ -5,7 +5,7 @@ from isthmus.match.activation import ActivationMatcher, match_activations
 from isthmus.match.annealing import AnnealingMatcher, match_annealing
 from isthmus.match.assignment import maximising_assignment
 from isthmus.match.basis import BasisAlignment, match_bases
-from isthmus.match.basis_learned import refine_bases
+from isthmus.match.basis_learned import Refinement, refine_bases
 from isthmus.match.gains import MatchedAxis, matched_axes
 from isthmus.match.learned import LearnedMatcher, match_learned
 from isthmus.match.many import match_many, match_many_activations, match_many_scores, mean_of
@@ -20,6 +20,7 @@ __all__ = [
     "BasisAlignment",
     "LearnedMatcher",
     "MatchedAxis",
+    "Refinement",
     "SinkhornMatcher",
     "StraightThroughMatcher",
     "WeightMatcher",

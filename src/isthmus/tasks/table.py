@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from isthmus.errors import TaskError
 from isthmus.landscape import Task
-from isthmus.tasks import cifar10, digits, fashion, mnist
+from isthmus.tasks import chars, cifar10, digits, fashion, mnist
 
 TASKS: Mapping[str, Callable[[str | os.PathLike[str] | None], Task]] = MappingProxyType(
     {
@@ -20,6 +20,7 @@ TASKS: Mapping[str, Callable[[str | os.PathLike[str] | None], Task]] = MappingPr
         "cifar10-resnet20": cifar10.resnet20,
         "cifar10-resnet56": cifar10.resnet56,
         "cifar10-vgg16": cifar10.vgg16,
+        "chars-transformer": chars.transformer,
     }
 )
 """Task names, and what builds each from a data folder (None: the one that ISTHMUS_DATA names)."""
