@@ -164,6 +164,7 @@ def test_align_by_activations_measures_and_merges(folder, tmp_path):
     found = json.loads(done.stdout)
     assert found["matching"]["method"] == "activation"
     assert found["line"]["repair"] == "repair"
+    assert "profiles" not in found["line"], "the losses of single examples would fill the screen"
     task = load_task(f"{folder}/task.py:norm")
     middle = im.read_checkpoint(merged, like=task.network)
     assert middle.metadata["repair"] == "repair"
@@ -191,6 +192,23 @@ def test_bad_settings_are_refused_before_anything_is_written(folder, tmp_path, m
 
     assert re.search(message, " ".join(done.output.split()))
     assert not list(tmp_path.iterdir())
+
+
+def test_an_input_is_never_written_over(folder, tmp_path):
+    ends = [folder / "norm1.safetensors", folder / "norm2.safetensors"]
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(ends[1])
+    before = [end.read_bytes() for end in ends]
+    options = ["--task", f"{folder}/task.py:norm", "--force"]
+    for target in (ends[1], link):
+        for wrong in (["--out", target], ["--merged", target, "--out", tmp_path / "o.pt"]):
+            done = run("align", *ends, *options, *wrong)
+            assert done.exit_code == 2
+            assert "which are only read" in " ".join(done.output.split())
+    done = run("align", *ends, *options, "--out", tmp_path / "o.pt", "--merged", tmp_path / "o.pt")
+    assert done.exit_code == 2
+    assert [end.read_bytes() for end in ends] == before
+    assert not (tmp_path / "o.pt").exists()
 
 
 def test_a_merged_file_that_exists_is_not_replaced(folder, tmp_path):

@@ -230,3 +230,15 @@ def test_many_models_by_activations_agree_pair_by_pair():
     assert all(torch.equal(frame[0], other) for other in frame[1:])
     ab, bc, ac = (found[j].inverse() @ found[i] for i, j in ((0, 1), (1, 2), (0, 2)))
     assert all(torch.equal(p, ac.permutations[name]) for name, p in (bc @ ab).permutations.items())
+
+
+def test_narrow_networks_run_in_their_own_dtype():
+    net = mlp(3).to(torch.bfloat16)
+    inputs = torch.randn(EXAMPLES, 6, generator=seeded(7)).to(torch.bfloat16)
+    data = (inputs, torch.zeros(EXAMPLES, dtype=torch.int64))
+    symmetry = discover(net, inputs[:2])
+    a = Weights.from_module(net)
+    planted = symmetry.random(seeded(1))
+    land = Landscape(Task(model=net, train=data, test=data), batch=16)
+    found = match_activations(a, planted.apply(a), symmetry, land)
+    assert torch.equal(found.apply(planted.apply(a)).vector, a.vector)

@@ -60,13 +60,17 @@ def align(
         str | None,
         typer.Option(
             help="Also measure the line between A and the aligned B, its points repaired: none, reset (batch "
-            "norm measured anew) or repair (every preactivation's mean and spread set).",
+            "norm measured anew) or repair (every preactivation's mean and spread set). With --compare: try "
+            "this one only.",
             show_default=False,
         ),
     ] = None,
     merged: Annotated[
         Path | None,
-        typer.Option(help="Also write the repaired midpoint of that line.", show_default=False),
+        typer.Option(
+            help="Also write the midpoint of that line, repaired by reset unless --repair says otherwise.",
+            show_default=False,
+        ),
     ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Try every method and repair, and print one table of them.")
@@ -87,10 +91,11 @@ def align(
 ) -> None:
     """Reorder the hidden units of B to match A, and write the result.
 
-    The aligned model computes exactly what B does. A and B are two checkpoint files of one --task, or two
-    Hugging Face folders, which say themselves what they are: then --out is a folder too, with all that is in
-    B beside its weights, and it is read back and run before it appears. With --compare, --out is a folder
-    that keeps the results, so that the same command resumes.
+    The aligned model computes exactly what B does; it goes to --out, by default B's name with -aligned in the
+    present folder. A and B are two checkpoint files of one --task, or two Hugging Face folders, which say
+    themselves what they are: then --out is a folder too, with all that is in B beside its weights, and it is
+    read back and run before it appears. With --compare, --out is a folder that keeps the results, so that the
+    same command resumes.
     """
     if _are_folders(a, b, task):
         if method != "weight" or repair or merged or compare:
@@ -111,11 +116,15 @@ def align(
     if compare:
         if merged:
             raise SettingError("--compare measures every method and merges none: leave --merged out")
+        if method != "weight":
+            raise SettingError("--compare tries every method: leave --method out")
         _compare(a, b, str(task), settings, data, out, quiet, as_json)
         return
     require_method(method)
-    path = new_file(out, f"{b.stem}-aligned.safetensors", force)
-    middle = merged and new_file(merged, "", force)
+    path = new_file(out, f"{b.stem}-aligned.safetensors", force, (a, b))
+    middle = new_file(merged, "", force, (a, b)) if merged else None
+    if middle and middle.resolve() == path.resolve():
+        raise SettingError(f"--out and --merged are both {path}: give the merged model a file of its own")
     problem = open_task(str(task), data, device)
     one, two = open_checkpoint(a, problem), open_checkpoint(b, problem)
     from isthmus.experiments.comparison import measure_line
@@ -137,7 +146,7 @@ def align(
         line, midpoint = measure_line(
             (one.weights, aligned), landscape, method, wanted, settings, symmetry, progress
         )
-        result["line"] = line
+        result["line"] = without_examples(line)
         told.insert(1, compared_table([line]))
         if middle:
             parts = {"midpoint of": one.sha256, "and": two.sha256, "method": method, "repair": wanted}
@@ -182,7 +191,19 @@ def _compare(
     finally:
         if run:
             run.close()
-    emit(found, as_json, quiet, *comparison_tables(found))
+    emit(without_examples(found), as_json, quiet, *comparison_tables(found))
+
+
+def without_examples(record: object) -> Any:
+    """A record as plain data without the losses of single examples, which only the records on disk keep."""
+    from isthmus.io.records import plain
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: cut(item) for key, item in value.items() if key != "profiles"}
+        return [cut(item) for item in value] if isinstance(value, list) else value
+
+    return cut(plain(record))
 
 
 def _are_folders(a: Path, b: Path, task: str | None) -> bool:

@@ -65,7 +65,7 @@ def fuse(
     for name, value in (("plan", plan), ("cost", cost), ("marginals", marginals)):
         if value not in _KINDS[name]:
             raise SettingError(f"--{name} must be {' or '.join(_KINDS[name])}, got {value!r}")
-    path = new_file(out, f"{b.stem}-fused.safetensors", force)
+    path = new_file(out, f"{b.stem}-fused.safetensors", force, (a, b))
     two = open_task(task, data, device)
     one = open_task(task_a, data, device) if task_a else two
     start, goal = open_checkpoint(a, one), open_checkpoint(b, two)

@@ -6,7 +6,7 @@ import functools
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -107,9 +107,11 @@ def bars(quiet: bool, as_json: bool) -> Progress:
     return default_progress(quiet or as_json)
 
 
-def new_file(out: Path | None, default: str, force: bool) -> Path:
-    """Where to write a file; an existing one is replaced only by force."""
+def new_file(out: Path | None, default: str, force: bool, inputs: Sequence[Path] = ()) -> Path:
+    """Where to write a file; an existing one is replaced only by force, and one of the inputs never."""
     path = out or Path(default)
+    if any(path.resolve() == given.resolve() for given in inputs):
+        raise SettingError(f"{path} is one of the given checkpoints, which are only read; give another --out")
     if path.exists() and not force:
         raise SettingError(f"{path} exists already; give another --out, or --force to replace it")
     return path

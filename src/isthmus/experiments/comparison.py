@@ -67,6 +67,10 @@ class ComparisonSettings:
             for name in given:
                 if name not in known:
                     raise SettingError(f"expected a {what} ({', '.join(known)}), got {name!r}")
+        for name, least in (("examples", 1), ("recalibration", 2), ("restarts", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise SettingError(f"{name} must be at least {least}, got {value}")
         if self.points < 3 or self.points % 2 == 0:
             raise SettingError(f"a comparison needs an odd number of points, 3 at least, got {self.points}")
 

@@ -98,9 +98,15 @@ def matching_sentence(matching: Matching) -> str:
         f"{_capital(matching.outcome)}. It brought the distance between A and B from "
         f"{significant(matching.distance_before, 4)} to {significant(matching.distance, 4)}, and their inner "
         f"product from {significant(matching.objective_before, 4)} to {significant(matching.objective, 4)}. "
-        f"The group has {group_size(matching.log2_order)} elements; {coverage(matching.coverage)} of the "
-        "parameters lie in tensors that can move."
+        f"The group has {_elements(matching.log2_order)}; {coverage(matching.coverage)} of the parameters "
+        "lie in tensors that can move."
     )
+
+
+def _elements(log2_order: float) -> str:
+    """How many elements a group has."""
+    size = group_size(log2_order)
+    return f"{size} element{'s' * (size != '1')}"
 
 
 def symmetry_sentence(symmetry: Symmetry) -> str:
@@ -108,7 +114,7 @@ def symmetry_sentence(symmetry: Symmetry) -> str:
     size, power = group_size(symmetry.log2_order), symmetry.log2_order * math.log10(2)
     written = f" (log₁₀ of the order: {power:.1f})" if size.startswith("10") and power > 6 else ""
     return (
-        f"The group has {size} element{'s' * (size != '1')}{written}; {coverage(symmetry.coverage)} "
+        f"The group has {_elements(symmetry.log2_order)}{written}; {coverage(symmetry.coverage)} "
         f"of the {count(symmetry.layout.numel)} parameters lie in tensors that can move."
     )
 

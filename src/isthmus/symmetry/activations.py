@@ -115,8 +115,10 @@ class Activations:
         values: dict[str, Any] = {}
         for name, parameter in traced.parameters.items():
             position = layout.index.get(parameter)
-            tensor = buffers[parameter] if position is None else lane.weights[layout.names[position]]
-            values[name] = tensor.to(device)
+            if position is None:  # an integer parameter travels with the buffers
+                values[name] = buffers[parameter].to(device)
+            else:
+                values[name] = lane.weights[layout.names[position]].to(device, layout.dtypes[position])
         values |= {name: buffers[buffer].to(device) for name, buffer in traced.buffers.items()}
         values |= {name: tensor.to(device) for name, tensor in traced.constants.items()}
         leaves = pytree.tree_leaves(positional(lane.inputs))
