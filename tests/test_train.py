@@ -120,3 +120,12 @@ def test_narrow_dtypes_come_back_as_they_are_saved(task: Task, tmp_path) -> None
     narrow = Task(model=build, train=(x.bfloat16(), y), test=(x.bfloat16(), y), recipe=task.recipe)
     weights = train(narrow, 1, steps=5)
     assert load_weights(save_weights(weights, tmp_path / "w.safetensors")).equal(weights)
+
+
+def test_batch_norm_on_single_examples_is_told_in_a_sentence():
+    """torch raises a ValueError there, which is no programming error of ours."""
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    data = (torch.randn(6, 3), torch.randint(2, (6,)))
+    task = Task(model=net, train=data, test=data, recipe=Recipe(epochs=1, batch=1))
+    with pytest.raises(TaskError, match="more than 1 value per channel"):
+        train(task, 1)

@@ -210,7 +210,7 @@ class Task:
             return (self.forward or default_forward)(module, batch)
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, TypeError, AttributeError) as error:
+        except (RuntimeError, TypeError, AttributeError, ValueError) as error:
             raise TaskError(
                 f"the model of {self.name} does not run on its data ({_shapes(batch)}): "
                 f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from isthmus.errors import DataError, SettingError
+from isthmus.errors import DataError, SettingError, TaskError
 from isthmus.stats import Moments
 
 
@@ -127,7 +127,7 @@ def _measuring(
             layer.train()
             layer.momentum = 1.0
         yield
-    except ValueError as error:
+    except (ValueError, TaskError) as error:
         if "more than 1 value per channel" in str(error):
             raise DataError(
                 "batch-norm recalibration needs more than one value a channel in every batch; "
