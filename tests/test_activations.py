@@ -129,3 +129,18 @@ def test_a_unit_that_never_varies_correlates_with_nothing():
     rows = torch.stack([torch.zeros(9), torch.arange(9.0)])
     expected = torch.tensor([[0.0, 0], [0, 1]], dtype=torch.float64)
     torch.testing.assert_close(CrossMoments.of_rows(rows, rows).correlation, expected)
+
+
+@pytest.mark.parametrize("equation", ["bi,oi->bo", "...i,oi->...o", "bi,oi"])
+def test_an_einsum_sums_over_what_its_notation_says(equation):
+    class Einsum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 5), nn.Parameter(torch.randn(2, 5))
+
+        def forward(self, x):
+            return torch.einsum(equation, self.first(x).relu(), self.second)
+
+    net, x = Einsum(), torch.zeros(4, 3)
+    sites = trace_activations(net, x, discover(net, x)).sites
+    assert [(site.dims, site.read) for site in sites if site.read] == [((1,), True)]

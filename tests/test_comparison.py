@@ -22,6 +22,7 @@ from isthmus.experiments.comparison import (
 from isthmus.io.records import read_record, records_equal, write_record
 from isthmus.io.runs import Run
 from isthmus.report.comparisons import line_rows, method_rows
+from isthmus.report.formats import quantity
 from isthmus.report.markdown import markdown_table
 from isthmus.report.terminal import comparison_tables
 from isthmus.tasks.userfile import load_task
@@ -98,6 +99,28 @@ def test_matching_brings_them_closer_and_costs_time(normed):
     assert weight.seconds > 0
 
 
+def test_lines_lead_to_the_aligned_network_under_the_named_repair(folder, normed):
+    """Computed anew from the pieces, so that no line can be another's."""
+    task, a, b = opened(folder, "norm")
+    land = im.Landscape(task, limit=100, recalibration=64)
+    symmetry = im.discover(task.traceable, task.example)
+    found = im.match_activations(a.weights, b.weights, symmetry, land)
+    far = found.apply(b.weights)
+    middle = (a.weights + far) * 0.5
+    blended = im.Landscape(task, batchnorm="interpolate", limit=100)
+    expected = {
+        "none": blended.evaluate(im.Segment(a.weights, far).at(torch.tensor([0.5])), "test"),
+        "reset": land.evaluate([middle], "test"),
+        "repair": im.Landscape(task, batchnorm="keep", limit=100).evaluate(
+            [im.repair_activations(middle, (a.weights, far), land, examples=64)], "test"
+        ),
+    }
+    for repair, evaluation in expected.items():
+        measured = normed.line("activation", repair).score("test")
+        assert measured.loss == pytest.approx(float(evaluation.mean_loss), rel=1e-5)
+    assert len({normed.line("activation", repair).score("test").loss for repair in expected}) == 3
+
+
 def test_networks_without_batch_norm_have_nothing_to_reset(folder):
     found = compare_matchings(*opened(folder, "task"), CHEAP)
     assert {line.repair for line in found.lines} == {"none", "repair"}
@@ -120,6 +143,14 @@ def test_the_record_comes_back_and_a_run_resumes(folder, normed, tmp_path):
 def test_tables_and_picture(normed):
     tables = [method_rows(normed), line_rows(normed.lines)]
     assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
+    line = normed.line("weight", "reset")
+    where = [row[0].text for row in tables[1].rows].index("weight") + 2  # none, then reset
+    for row, split, name in ((where, "test", "held-out"), (where + 1, "train", "train")):
+        cells = tables[1].rows[row]
+        assert cells[1].text == name
+        assert cells[2].text == quantity("error", line.barrier("error", split).height)
+        assert cells[3].text == quantity("loss", line.barrier("loss", split).height)
+        assert cells[4].text == quantity("error", line.score(split).error)
     text = markdown_table(tables[1])
     assert text.count("\n") == 1 + 2 * len(normed.lines)
     assert len(comparison_tables(normed)) == 2
@@ -165,7 +196,11 @@ def test_align_by_activations_measures_and_merges(folder, tmp_path):
     assert found["matching"]["method"] == "activation"
     assert found["line"]["repair"] == "repair"
     assert "profiles" not in found["line"], "the losses of single examples would fill the screen"
-    task = load_task(f"{folder}/task.py:norm")
+    task, a, b = opened(folder, "norm")
+    symmetry = im.discover(task.traceable, task.example)
+    expected = im.match_activations(a.weights, b.weights, symmetry, im.Landscape(task, limit=2000))
+    written = im.read_checkpoint(out, like=task.network).weights
+    assert written.equal(expected.apply(b.weights)), "what is written is the aligned B"
     middle = im.read_checkpoint(merged, like=task.network)
     assert middle.metadata["repair"] == "repair"
     land = im.Landscape(task, batchnorm="keep", limit=2000)

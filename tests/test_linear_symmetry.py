@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 
 import pytest
 import torch
@@ -162,7 +163,10 @@ def test_a_rotation_that_does_not_keep_the_ones_is_told_from_one_that_does():
     kept = found.random(generator)[stream.name]
     assert_close(kept.sum(0), torch.ones(WIDTH, dtype=torch.float64))
     assert_close(output(module, found.act({stream.name: kept}, folded)), before, rtol=1e-9, atol=1e-9)
-    assert float((output(module, found.act({stream.name: any_rotation}, folded)) - before).abs().max()) > 1e-3
+    turned = changed({name: folded[name] for name in folded}, [stream], {stream.name: any_rotation})
+    vector = torch.cat([turned.get(name, folded[name]).reshape(-1) for name in folded])
+    wrong = output(module, Weights(folded.layout, vector, folded.buffers))
+    assert float((wrong - before).abs().max()) > 1e-3
 
 
 def test_an_unfolded_stream_cannot_be_rotated():
@@ -358,3 +362,64 @@ def test_a_place_against_its_formula():
             for j in range(2):
                 expected[:, group[j]] = sum(tensor[:, group[i]] * acting[i, j] for i in range(2))
         assert_close(new[name], expected)
+
+
+class Wired(nn.Module):
+    """A plain pre-norm stream, wired in ways that trip a reader of the graph."""
+
+    def __init__(self, fault: str = "") -> None:
+        super().__init__()
+        self.fault = fault
+        self.embed = nn.Embedding(TOKENS, WIDTH)
+        self.place = nn.Parameter(torch.randn(1, 8, WIDTH))
+        self.shift, self.gain = nn.Parameter(torch.randn(WIDTH)), nn.Parameter(torch.randn(WIDTH))
+        self.norm, self.last = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.up, self.down, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 5)
+
+    def forward(self, tokens):
+        place = self.place[:, : tokens.shape[1]]
+        stream = self.embed(tokens) + place
+        if self.fault == "places twice":
+            stream = stream + place
+        normed = self.norm(stream)
+        if self.fault == "bias before scale":
+            normed = functional.layer_norm(stream, (WIDTH,), None, self.shift) * self.gain
+        hidden = torch.tanh(self.up(normed))
+        if self.fault == "in place":
+            hidden = hidden.transpose(0, 1).contiguous().mul_(2.0).transpose(0, 1)
+            hidden = hidden.reshape(*hidden.shape[:2], HEADS, -1).flatten(2)
+        return self.head(self.last(stream + self.down(hidden)))
+
+
+@pytest.mark.parametrize(
+    ("fault", "streams"), [("", 1), ("places twice", 0), ("bias before scale", 0), ("in place", 1)]
+)
+def test_odd_wiring_is_proved_or_refused_before_the_proof(fault, streams):
+    """What the rules say must hold without the proof: nothing may be left to it."""
+    module = lively(Wired(fault))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the proof warns where a rule was wrong
+        found = discover_bases(module, EXAMPLE)
+    assert len(found.bases) == streams
+    start = Weights.from_module(module)
+    expected = output(module, start)
+    changed_basis = found.act(found.random(torch.Generator().manual_seed(1)), found.fold(start))
+    assert_close(output(module, changed_basis), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_maps_that_would_change_the_function_are_refused():
+    module = lively(Transformer(TOKENS, context=8, width=WIDTH, heads=HEADS, layers=1))
+    found = discover_bases(module, EXAMPLE, verify=False)
+    folded = found.fold(Weights.from_module(module))
+    stream = next(basis for basis in found.bases if basis.kind == "residual")
+    circuit = next(basis for basis in found.bases if basis.kind != "residual")
+    random = torch.randn(stream.size, stream.size, generator=torch.Generator().manual_seed(0))
+    turn = torch.linalg.qr(random.double())[0]  # a rotation that does not keep the direction of ones
+    for basis, matrix, message in (
+        (stream, torch.eye(stream.size) * 2, "is orthogonal"),
+        (stream, turn, "keeps the direction of ones"),
+        (stream, torch.eye(stream.size + 1), "of shape"),
+        (circuit, torch.zeros(circuit.size, circuit.size), "singular"),
+    ):
+        with pytest.raises(SymmetryError, match=message):
+            found.act({basis.name: matrix}, folded)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import cases
-from isthmus.errors import SettingError, SymmetryError
+from isthmus.errors import DataError, SettingError, SymmetryError
 from isthmus.landscape import Landscape, Task
 from isthmus.match.activation import PUBLISHED, ActivationMatcher, cross_moments, match_activations, value_of
 from isthmus.match.many import match_many_activations
@@ -242,3 +242,78 @@ def test_narrow_networks_run_in_their_own_dtype():
     land = Landscape(Task(model=net, train=data, test=data), batch=16)
     found = match_activations(a, planted.apply(a), symmetry, land)
     assert torch.equal(found.apply(planted.apply(a)).vector, a.vector)
+
+
+def test_double_precision_is_kept():
+    """Units that vary by 1e-3 about 1e6 would not vary at all in single precision."""
+    net = mlp(3).double()
+    with torch.no_grad():
+        net[0].weight.mul_(1e-3)
+        net[0].bias.add_(1e6)
+    inputs = torch.randn(EXAMPLES, 6, generator=seeded(7), dtype=torch.float64)
+    data = (inputs, torch.zeros(EXAMPLES, dtype=torch.int64))
+    symmetry = discover(net, inputs[:2])
+    a = Weights.from_module(net)
+    land = Landscape(Task(model=net, train=data, test=data))
+    scores = ActivationMatcher(symmetry, land).scores([a, a])[0, 1]["0.weight[0]"]
+    torch.testing.assert_close(scores.diagonal(), torch.ones(12, dtype=torch.float64), rtol=1e-4, atol=0)
+
+
+def test_one_example_is_refused():
+    net = mlp()
+    data = (torch.zeros(1, 6), torch.zeros(1, dtype=torch.int64))
+    symmetry = discover(net, torch.zeros(2, 6))
+    a = Weights.from_module(net)
+    with pytest.raises(DataError, match="needs 2 at least"):
+        match_activations(a, a, symmetry, Landscape(Task(model=net, train=data, test=data)))
+
+
+def test_logits_under_a_mask_do_not_hide_the_heads():
+    """A head axis that is seen only in logits with minus infinity in them is matched by the rest of them."""
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query, self.key = (nn.Linear(6, 8) for _ in range(2))
+            self.value, self.out = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            q, k, v = (
+                f(x).view(*x.shape[:2], 4, 2).transpose(1, 2) for f in (self.query, self.key, self.value)
+            )
+            logits = q @ k.transpose(-1, -2) + torch.full((5, 5), -torch.inf).triu(1)
+            weights = logits.exp()
+            mixed = weights / weights.sum(-1, keepdim=True) @ v
+            return self.out(mixed.transpose(1, 2).flatten(2)).mean(1)
+
+    net = Masked()
+    inputs = torch.randn(EXAMPLES, 5, 6, generator=seeded(7))
+    data = (inputs, torch.zeros(EXAMPLES, dtype=torch.int64))
+    symmetry = discover(net, inputs[:2])
+    a = Weights.from_module(net)
+    planted = symmetry.random(seeded(1))
+    land = Landscape(Task(model=net, train=data, test=data))
+    for statistic in ("correlation", "covariance", "product"):
+        found = match_activations(a, planted.apply(a), symmetry, land, statistic=statistic)
+        assert torch.equal(found.apply(planted.apply(a)).vector, a.vector)
+
+
+def test_networks_that_are_broken_are_refused():
+    net = mlp()
+    symmetry = discover(net, torch.zeros(2, 6))
+    land = Landscape(task_of(net, torch.zeros(1, 6)))
+    a = Weights.from_module(net)
+    with pytest.raises(DataError, match="nowhere finite"):
+        match_activations(a, a * torch.nan, symmetry, land)
+
+
+def test_as_many_examples_are_read_as_are_asked_for():
+    net = mlp()
+    symmetry = discover(net, torch.zeros(2, 6))
+    a = Weights.from_module(net)
+    for wanted, read in ((10, 10), (20, 20), (47, 45), (None, EXAMPLES)):
+        found = cross_moments(
+            [a, a], symmetry, Landscape(task_of(net, torch.zeros(1, 6)), batch=16), examples=wanted
+        )
+        counts = {moments.first.count for sites in found[0, 1].values() for moments in sites}
+        assert counts == {read}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 
-from isthmus.errors import SettingError, SymmetryError
+from isthmus.errors import DataError, SettingError, SymmetryError
 from isthmus.landscape import Examples, Landscape, Recipe, Task
 from isthmus.landscape.dataset import TensorExamples
 from isthmus.match import match_weights, maximising_assignment
@@ -27,6 +30,7 @@ from isthmus.match.search import (
 from isthmus.match.sinkhorn import SinkhornMatcher, first_numbers, match_sinkhorn, sinkhorn
 from isthmus.match.soft import Relaxation, SoftAction, matrices_of
 from isthmus.match.straight_through import match_straight_through
+from isthmus.network import Network
 from isthmus.progress import Silent
 from isthmus.symmetry import Alignment, Outcome, discover
 from isthmus.symmetry.action import members_of
@@ -359,7 +363,7 @@ def test_progress_is_told():
 def test_a_loss_that_is_not_finite_is_never_taken_for_a_low_one(match):
     case = trained("mlp")
     found = match(case.a, case.b * 1e38, case.symmetry, case.landscape, steps=20)
-    assert found.outcome is Outcome.BUDGET
+    assert found.outcome is Outcome.DIVERGED
     assert found.objective == -math.inf
     assert set(found.history) == {-math.inf}
 
@@ -398,3 +402,62 @@ def test_rounding_is_a_linear_assignment():
     assert torch.equal(
         nearest_element(symmetry, {name: scores}).permutations[name], maximising_assignment(scores)
     )
+
+
+@pytest.mark.parametrize("match", [match_straight_through, match_learned])
+def test_the_slope_is_taken_where_the_position_says(match, monkeypatch):
+    case, asked = trained("mlp"), []
+
+    @contextmanager
+    def watched(*arguments):
+        with slope_from(*arguments) as slope:
+            yield lambda image, share: asked.append(share) or slope(image, share)
+
+    monkeypatch.setattr(f"{match.__module__}.slope_from", watched)
+    match(case.a, case.b, case.symmetry, case.landscape, position="random", steps=12, seed=3)
+    assert asked == positions("random", 12, 3)
+    assert len(set(asked)) == 12
+
+
+def test_what_diverges_is_told_and_the_best_is_kept():
+    case = trained("mlp")
+    found = match_learned(case.a, case.b, case.symmetry, case.landscape, rate=1e38, steps=6, evaluate_every=2)
+    assert found.outcome is Outcome.DIVERGED
+    assert found.objective == max(found.history)
+
+
+def test_frozen_parameters_tell_as_much_as_others():
+    """Matching trains nothing: that a layer is held still in training may not hide it from the search."""
+    case = trained("mlp")
+    task = case.landscape.task
+    module = Network(case.landscape.network.module).module.requires_grad_(False)
+    frozen = replace(case.landscape, task=replace(task, model=module))
+    settings = {"steps": 6, "evaluate_every": 2}
+    for match in (match_straight_through, match_learned, match_sinkhorn):
+        one, two = (
+            match(case.a, case.b, case.symmetry, land, **settings) for land in (case.landscape, frozen)
+        )
+        assert one.history == pytest.approx(two.history, rel=1e-6)
+
+
+def test_hot_annealing_climbs_and_cold_annealing_does_not():
+    """At a temperature above all differences every swap is taken; near zero none that raises the energy."""
+    case = trained("mlp")
+    settings = {"steps": 40, "evaluate_every": 1, "examples": 64}
+    hot, cold, cooled = (
+        match_annealing(case.a, case.b, case.symmetry, case.landscape, **settings, **heat).history
+        for heat in (
+            {"temperature": 1e6, "cooling": 1.0}, {"temperature": 1e-12},
+            {"temperature": 1e6, "cooling": 1e-30},
+        )
+    )  # fmt: skip
+    assert any(later < earlier for earlier, later in pairwise(hot))
+    assert all(later >= earlier for earlier, later in pairwise(cold))
+    assert any(later < earlier for earlier, later in pairwise(cooled[:8]))
+    assert all(later >= earlier for earlier, later in pairwise(cooled[20:]))
+
+
+def test_weights_that_are_not_finite_are_refused_in_a_sentence():
+    case = trained("mlp")
+    with pytest.raises(DataError, match="not finite"):
+        match_weights(case.a, case.b * math.nan, case.symmetry)

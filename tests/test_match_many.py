@@ -428,3 +428,18 @@ def test_scores_that_do_not_fit_are_refused():
         match_many_scores({(0, 1): {axis: torch.eye(2)}}, symmetry, 2)
     with pytest.raises(SettingError, match="no such axis"):
         match_many_scores({(0, 1): {"odd": torch.eye(2)}}, symmetry, 2)
+
+
+def test_the_relaxed_maximum_is_above_where_it_started_and_rounds_well():
+    """Without the ascent that follows: from a random start the rounded elements must be far better."""
+    symmetry, a = network(NAMES[0])
+    models = [symmetry.random(seeded(k)).apply(noisy(a, 0.3, k)) for k in range(3)]
+    start = [symmetry.random(seeded(10 + k)).permutations for k in range(3)]
+    found = frank_wolfe(symmetry, models, start, 100, Silent(), "")
+
+    def value(elements):
+        moved = [Alignment(symmetry, p).apply(m) for p, m in zip(elements, models, strict=True)]
+        return sum(moved[i].dot(moved[j]) for i in range(3) for j in range(i))
+
+    best = sum(noisy(a, 0.3, i).dot(noisy(a, 0.3, j)) for i in range(3) for j in range(i))
+    assert value(found) > 0.5 * (value(start) + best)

@@ -147,3 +147,27 @@ def test_a_module_that_cannot_be_copied_is_refused() -> None:
     module.cache = module(torch.ones(1, 2))
     with pytest.raises(LayoutError, match="cannot be copied"):
         Network(module)
+
+
+def test_a_network_on_another_device_leaves_alone_what_training_leaves_alone():
+    """Batch norm that its owner keeps in evaluation mode stays so, though the network rests in it."""
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    net.train()
+    net[1].eval()
+    twin = Network(net).on("meta")
+    flags = [twin._training[part] for part in twin.module.modules()]
+    assert flags == [True, True, False]
+    assert Network(net).on("cpu").device.type == "cpu"
+
+
+def test_the_whole_gradient_has_frozen_parameters_in_it():
+    net = nn.Linear(2, 1)
+    net.weight.requires_grad_(False)
+    network = Network(net)
+    for whole in (False, True):
+        vector, gradient = network.reference.vector.clone(), torch.zeros(3)
+        with network.bound(vector, gradient, {}, whole) as binding:
+            binding.module(torch.ones(1, 2)).sum().backward()
+            binding.collect()
+        assert gradient.tolist() == ([1.0, 1.0, 1.0] if whole else [0.0, 0.0, 1.0])
+    assert not network.module.weight.requires_grad

@@ -656,3 +656,13 @@ def test_padding_interior_units_are_the_same_content():
         wide=nn.Linear(3, 9), narrow=nn.Linear(3, 5), head=nn.Linear(9, 2),
     )  # fmt: skip
     assert discover(module, torch.randn(2, 3)).log2_order == pytest.approx(L(5) + L(4))
+
+
+def test_what_cannot_be_traced_prints_no_graph(capfd):
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(SymmetryError, match="cannot be traced"):
+        discover(Branching(), torch.zeros(2, 3))
+    assert not capfd.readouterr().err

@@ -35,6 +35,7 @@ class Binding:
     vector: Tensor
     gradient: Tensor
     _network: Network
+    _whole: bool = False
 
     def load(self) -> None:
         """Make the module see the present content of `vector` (free unless dtypes are mixed)."""
@@ -42,7 +43,7 @@ class Binding:
 
     def collect(self) -> None:
         """Complete `gradient` after backward: cast narrow gradients, and hold frozen parameters still."""
-        self._network._collect(self.gradient)
+        self._network._collect(self.gradient, self._whole)
 
 
 class Network:
@@ -77,6 +78,15 @@ class Network:
         self._own = [parameter.data for parameter in self._parameters]
         self._busy = False
 
+    def on(self, device: torch.device | str) -> Network:
+        """This network on a device, itself if it is there; what training leaves alone stays so."""
+        if torch.device(device) == self.device:
+            return self
+        twin = Network(self.module, device)
+        pairs = zip(self.module.modules(), twin.module.modules(), strict=True)
+        twin._training = {theirs: self._training[mine] for mine, theirs in pairs}
+        return twin
+
     @property
     def layout(self) -> Layout:
         """The layout of the module's parameters."""
@@ -92,7 +102,7 @@ class Network:
         Raises:
             LayoutError: the weights have another layout.
         """
-        self._require(weights)
+        self.require(weights)
         self._enter()
         try:
             self._point(weights.vector)
@@ -102,23 +112,31 @@ class Network:
             self._restore()
 
     @contextmanager
-    def bound(self, vector: Tensor, gradient: Tensor, buffers: Mapping[str, Tensor]) -> Iterator[Binding]:
+    def bound(
+        self, vector: Tensor, gradient: Tensor, buffers: Mapping[str, Tensor], whole: bool = False
+    ) -> Iterator[Binding]:
         """The module in training mode on a weight vector and a gradient vector that change in place.
 
         Args:
             vector: shape (P,), the weights; call `Binding.load` after changing them.
             gradient: shape (P,); backward *adds* to it, so set it first (to zero, or to a decay term).
             buffers: what the module's buffers start from.
+            whole: whether parameters that do not require gradients get theirs, too.
         """
         self._enter()
+        freed = [self._parameters[i] for i in self._frozen] if whole else []
         try:
+            for parameter in freed:
+                parameter.requires_grad_(True)
             self._point(vector)
             self.set_buffers(buffers)
             self._point_gradients(gradient)
             for part, flag in self._training.items():
                 part.training = flag
-            yield Binding(self.module, vector, gradient, self)
+            yield Binding(self.module, vector, gradient, self, whole)
         finally:
+            for parameter in freed:
+                parameter.requires_grad_(False)
             self._restore()
 
     @property
@@ -143,7 +161,12 @@ class Network:
             raise RuntimeError("this network is in use at other weights; use another Network beside it")
         self._busy = True
 
-    def _require(self, weights: Weights) -> None:
+    def require(self, weights: Weights) -> None:
+        """Refuse weights of another layout.
+
+        Raises:
+            LayoutError: naming the first difference.
+        """
         if weights.layout is self.layout or weights.layout == self.layout:
             return
         difference = self.layout.difference(weights.layout) or "another order or dtype; use .conform"
@@ -170,13 +193,13 @@ class Network:
             if parameter.requires_grad and self.layout.uniform:
                 parameter.grad = self.layout.view(gradient, position)
 
-    def _collect(self, gradient: Tensor) -> None:
+    def _collect(self, gradient: Tensor, whole: bool) -> None:
         if not self.layout.uniform:
             for position, parameter in enumerate(self._parameters):
                 if parameter.grad is not None:
                     self.layout.view(gradient, position).add_(parameter.grad)
                     parameter.grad = None
-        for part in self.frozen:
+        for part in () if whole else self.frozen:
             gradient[part] = 0
 
     def _restore(self) -> None:

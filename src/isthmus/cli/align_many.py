@@ -106,7 +106,8 @@ def _targets(checkpoints: list[Path], out: Path, merged: Path | None, force: boo
     if (exist := [path for path in files if path.exists()]) and not force:
         more = f" and {len(exist) - 1} more" if len(exist) > 1 else ""
         raise SettingError(
-            f"{exist[0]}{more} exists already; give another --out or --merged, or --force to replace it"
+            f"{exist[0]}{more} exist{'s' * (len(exist) == 1)} already; give another --out or --merged, or "
+            "--force to replace what is there"
         )
     return files
 

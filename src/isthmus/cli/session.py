@@ -110,9 +110,14 @@ def bars(quiet: bool, as_json: bool) -> Progress:
 def new_file(out: Path | None, default: str, force: bool, inputs: Sequence[Path] = ()) -> Path:
     """Where to write a file; an existing one is replaced only by force, and one of the inputs never."""
     path = out or Path(default)
-    if any(path.resolve() == given.resolve() for given in inputs):
+    try:
+        taken = path.exists()
+        same = any(taken and given.exists() and path.samefile(given) for given in inputs)
+    except OSError as error:
+        raise SettingError(f"cannot write to {path}: {error.strerror or error}") from error
+    if same or any(path.resolve() == given.resolve() for given in inputs):
         raise SettingError(f"{path} is one of the given checkpoints, which are only read; give another --out")
-    if path.exists() and not force:
+    if taken and not force:
         raise SettingError(f"{path} exists already; give another --out, or --force to replace it")
     return path
 

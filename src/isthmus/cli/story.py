@@ -57,7 +57,8 @@ def symmetry_of(task: Task) -> Symmetry:
     try:
         return discover(task.traceable, task.example)
     except SymmetryError as error:
-        raise SymmetryError(f"{error} To study the pair without alignment, add --no-align.") from error
+        said = str(error).rstrip(".")
+        raise SymmetryError(f"{said}. To study the pair without alignment, add --no-align.") from error
 
 
 def slug(name: str) -> str:

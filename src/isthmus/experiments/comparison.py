@@ -67,6 +67,8 @@ class ComparisonSettings:
             for name in given:
                 if name not in known:
                     raise SettingError(f"expected a {what} ({', '.join(known)}), got {name!r}")
+            if len(set(given)) < len(given):
+                raise SettingError(f"each {what} is compared once, got {', '.join(given)}")
         for name, least in (("examples", 1), ("recalibration", 2), ("restarts", 1)):
             value = getattr(self, name)
             if value is not None and value < least:

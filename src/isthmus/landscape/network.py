@@ -64,9 +64,7 @@ class Landscape(AbstractLandscape):
     @cached_property
     def network(self) -> Network:
         """The task's network on this landscape's device."""
-        if torch.device(self.device) == self.task.network.device:
-            return self.task.network
-        return Network(self.task.network.module, self.device)
+        return self.task.network.on(self.device)
 
     @cached_property
     def policy(self) -> str:
@@ -181,17 +179,22 @@ class Landscape(AbstractLandscape):
 
     @contextmanager
     def descent(
-        self, vector: Tensor, gradient: Tensor, buffers: Mapping[str, Tensor] | None = None
+        self,
+        vector: Tensor,
+        gradient: Tensor,
+        buffers: Mapping[str, Tensor] | None = None,
+        whole: bool = False,
     ) -> Iterator[Callable[[Any], float]]:
         """Forward and backward in training mode (batch statistics in batch norm), as in plain training.
 
         The module's buffers start from `buffers`, and change as in training; `network.buffers()` reads them.
+        Parameters that training holds still have no gradient, unless it is asked for the `whole` of it.
         """
-        if len(self.network.frozen) == len(self.network.layout.names):
+        if not whole and len(self.network.frozen) == len(self.network.layout.names):
             raise TaskError(
                 f"no parameter of the model of {self.task.name} requires gradients: there is nothing to train"
             )
-        with self.network.bound(vector, gradient, buffers or {}) as binding:
+        with self.network.bound(vector, gradient, buffers or {}, whole) as binding:
 
             def step(batch: Batch) -> float:
                 binding.load()

@@ -20,7 +20,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from isthmus.errors import SettingError
+from isthmus.errors import DataError, SettingError
 from isthmus.landscape import Landscape
 from isthmus.landscape.dataset import Batch, to_device
 from isthmus.match.abstract import AbstractMatcher
@@ -89,6 +89,8 @@ def match_activations(
         SettingError: `statistic` or `where` is unknown, or `examples` is below 2.
         SymmetryError: the weights do not fit, or the network cannot be traced on its data.
         DataError: the training split has too few examples.
+
+    Limits: padded tokens count as samples.
 
     Cost: a forward pass of both models, and products of (n × samples) matrices. Memory: the activations of
     one batch, and 8 n² bytes for each place of an axis of n units, whatever the number of examples.
@@ -190,19 +192,28 @@ def cross_moments(
     pairs = list(itertools.combinations(range(len(models)), 2))
     held = _Held(pairs)
     split = landscape.task.split("train")
-    total = -(-examples // landscape.batch) if examples else split.steps_per_epoch(landscape.batch)
+    total = split.steps_per_epoch(landscape.batch) + 1
+    total = min(total, -(-examples // landscape.batch)) if examples else total
     traced: Activations | None = None
     with (progress or Silent()).bar("activations", total) as bar:
         for number, batch in enumerate(split.even_batches(landscape.batch, examples), start=1):
-            inputs = inputs_of(batch, landscape.network.device)
-            if traced is None:
+            inputs = inputs_of(batch)
+            if traced is None:  # where the task's own module is; the run is where the models are
                 traced = trace_activations(landscape.task.traceable, inputs, symmetry)
                 for site in chosen_sites(traced, symmetry, where):
                     held.sites.setdefault(site.node, []).append(site)
+            inputs = to_device(inputs, landscape.network.device)
             traced.run([Lane(model, inputs) for model in models], held.look, frozenset(held.sites))
             bar(number)
+    if any(moments.first.count < 2 for moments in held.moments.values()):
+        raise DataError("activations of one example tell nothing: activation matching needs 2 at least")
+    if broken := held.unseen():
+        raise DataError(
+            f"the activations of the axis {broken} are nowhere finite in one of the models: look for weights "
+            "or inputs that are not"
+        )
     joint: dict[tuple[int, int], dict[str, list[CrossMoments]]] = {pair: {} for pair in pairs}
-    for (i, j, axis, _), moments in held.moments.items():
+    for (i, j, axis, *_), moments in held.moments.items():
         joint[i, j].setdefault(axis, []).append(moments)
     return joint
 
@@ -213,16 +224,29 @@ class _Held:
 
     pairs: Sequence[tuple[int, int]]
     sites: dict[str, list[Site]] = field(default_factory=dict)
-    moments: dict[tuple[int, int, str, str], CrossMoments] = field(default_factory=dict)
+    moments: dict[tuple[int, int, str, str, tuple[int, ...]], CrossMoments] = field(default_factory=dict)
+    seen: dict[tuple[str, str, tuple[int, ...]], bool] = field(default_factory=dict)
 
     def look(self, node: str, tensors: list[Tensor]) -> None:
         """Take in one batch's outputs of a node, one a model."""
         for site in self.sites[node]:
-            rows = [site.rows(tensor.float()) for tensor in tensors]
+            rows = [site.rows(_real(tensor)) for tensor in tensors]
+            known = torch.stack([each.isfinite() for each in rows]).all(0)
+            where = (site.axis, node, site.dims)
+            self.seen[where] = self.seen.get(where, False) or bool(known.any())
+            if not bool(known.all()):  # logits under a mask, say: what is infinite everywhere tells nothing
+                rows = [each.where(known, 0) for each in rows]
             for i, j in self.pairs:
                 found = CrossMoments.of_rows(rows[i], rows[j])
-                key = (i, j, site.axis, node)
+                key = (i, j, *where)
                 self.moments[key] = self.moments[key].merge(found) if key in self.moments else found
+
+    def unseen(self) -> str | None:
+        """The first axis that has a place, and is not finite at any of them."""
+        found: dict[str, bool] = {}
+        for (axis, *_), seen in self.seen.items():
+            found[axis] = found.get(axis, False) or seen
+        return next((axis for axis, seen in found.items() if not seen), None)
 
 
 def chosen_sites(traced: Activations, symmetry: Symmetry, where: Where) -> list[Site]:
@@ -242,17 +266,23 @@ def _without_copies(sites: Sequence[Site]) -> list[Site]:
     return [sites[0], sites[-1]] if len(sites) > 1 else list(sites)
 
 
+def _real(tensor: Tensor) -> Tensor:
+    """Real numbers of single precision at least; the parts of complex ones are further samples."""
+    if tensor.is_complex():
+        return torch.view_as_real(tensor.resolve_conj())
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def with_statistics(model: Weights, landscape: Landscape) -> Weights:
     """The model, its batch-norm statistics measured if it has none of its own."""
     layers = batchnorm_layers(landscape.network.module)
-    if not layers or model.buffers:
+    if all(f"{name}.running_mean".lstrip(".") in model.buffers for name in layers):
         return model
     return landscape.settled([model])
 
 
-def inputs_of(batch: Batch, device: torch.device) -> Inputs:
-    """What the model takes of a batch, on a device."""
-    batch = to_device(batch, device)
+def inputs_of(batch: Batch) -> Inputs:
+    """What the model takes of a batch."""
     if isinstance(batch, Mapping):
         return {name: value for name, value in batch.items() if name != "labels"}
     return tuple(batch[:-1])

@@ -69,9 +69,9 @@ def match_annealing(
         points: evenly spaced points within the segment at which the barrier is taken: the largest excess of
             the loss over the line between the ends' losses, and 0 if there is none. 1 is the midpoint.
         examples: how many training examples the energy is taken on; batch norm is recalibrated on as many.
-        temperature: T at the first step, in the loss's unit; by default a tenth of the mean |Δ| of 32
-            random swaps.
-        cooling: T at the last step over T at the first.
+        temperature: T before the first step, in the loss's unit; by default a tenth of the mean |Δ| of 32
+            random swaps, which are evaluated for that.
+        cooling: T at the last step over T before the first.
         start: the identity, as published; `weights` starts from `match_weights`, or give an alignment.
         seed: of the swaps and of what is taken.
         evaluate_every: steps from one entry of the history to the next.
@@ -140,7 +140,7 @@ class AnnealingMatcher(AbstractMatcher):
     def _energy(self, fixed: Weights, moving: Weights) -> Callable[[Weights], float]:
         """The barrier between A and an image of B, on the examples that count."""
         limit = min(self.landscape.limit or self.examples, self.examples)
-        landscape = replace(self.landscape, limit=limit, recalibration=self.examples)
+        landscape = replace(self.landscape, limit=limit, recalibration=self.examples, batchnorm="recalibrate")
         shares = [(k + 1) / (self.points + 1) for k in range(self.points)]
         low, high = mean_losses(landscape, [fixed, moving])
         line = [(1 - share) * low + share * high for share in shares]

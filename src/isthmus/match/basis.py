@@ -19,7 +19,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from isthmus.errors import SettingError
+from isthmus.errors import DataError, SettingError
 from isthmus.match.assignment import maximising_assignment
 from isthmus.match.circuits import best_map, pair_values
 from isthmus.match.weight import match_weights
@@ -384,13 +384,15 @@ def _module(module: nn.Module | Network) -> nn.Module:
 
 
 def _wide(weights: Weights) -> Weights:
-    """The weights in float64."""
-    return Weights(weights.layout, weights.vector.double(), weights.buffers)
+    """The weights in float64, in main memory: matrices of one head's size gain nothing elsewhere."""
+    if not bool(weights.vector.isfinite().all()):
+        raise DataError("the weights hold values that are not finite, which no basis can be matched to")
+    return Weights(weights.layout, weights.vector.cpu().double(), weights.buffers)
 
 
 def _narrow(weights: Weights, like: Weights) -> Weights:
     """The weights as their owner's dtypes hold them."""
-    return Weights(weights.layout, weights.vector.to(like.vector.dtype), weights.buffers).rounded()
+    return Weights(weights.layout, weights.vector.to(like.vector), weights.buffers).rounded()
 
 
 __all__ = ["BasisAlignment", "CircuitMaps", "match_bases"]

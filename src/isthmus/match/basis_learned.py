@@ -103,10 +103,11 @@ def refine_bases(
     Limits: a local search: it needs a start from which the loss falls.
     Cost: a training step, one matrix inverse a basis and a change of basis of B each step.
     """
-    settings = {"steps": steps, "rounds": rounds, "evaluate_every": evaluate_every, "batch": batch or 1}
+    settings = {"steps": steps, "rounds": rounds, "evaluate_every": evaluate_every}
+    settings |= {} if batch is None else {"batch": batch}
     if wrong := [name for name, value in settings.items() if value < 1]:
         raise SettingError(f"{wrong[0]} must be at least 1, got {settings[wrong[0]]}")
-    if not rate > 0 or rounds > steps:
+    if not 0 < rate < math.inf or rounds > steps:
         raise SettingError(f"rate must be above 0 and rounds at most steps, got {rate}, {rounds} and {steps}")
     if position not in get_args(Position):
         raise SettingError(f"the position must be 'midpoint' or 'random', got {position!r}")
@@ -210,7 +211,9 @@ class _Search:
 
     def reassign(self) -> None:
         """Take the present maps for good, assign the hidden units anew, and begin new maps."""
-        self.state.take(self._present(), anyway=True)
+        maps = self._present()
+        if all(bool(matrix.isfinite().all()) for matrix in maps.values()):
+            self.state.take(maps, anyway=True)
         self.state.assign_units()
         self._start()
 

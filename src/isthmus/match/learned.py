@@ -139,11 +139,15 @@ class LearnedMatcher(AbstractMatcher):
         if nothing_to_do(self.symmetry, first, fixed, moving):
             return kept.alignment(Outcome.CONVERGED)
         shown = self.progress or Silent()
-        with torch.random.fork_rng(), shown.bar("learning a matching", self.steps) as bar:
-            self._search(fixed, moving, first, kept, bar)
-        return kept.alignment()
+        with (
+            torch.random.fork_rng(),
+            torch.enable_grad(),
+            shown.bar("learning a matching", self.steps) as bar,
+        ):
+            outcome = self._search(fixed, moving, first, kept, bar)
+        return kept.alignment(outcome)
 
-    def _search(self, fixed: Weights, moving: Weights, first: Alignment, kept: BestKept, bar: Bar) -> None:
+    def _search(self, fixed: Weights, moving: Weights, first: Alignment, kept: BestKept, bar: Bar) -> Outcome:
         action = SoftAction(self.symmetry)
         scores = starting_scores(action, fixed, moving, first)
         moments = {name: _Moments.of(score) for name, score in scores.items()}
@@ -155,11 +159,14 @@ class LearnedMatcher(AbstractMatcher):
                     element = nearest_element(self.symmetry, scores)
                     loss, gradient = slope(element.apply(moving).vector, shares[step])
                     if not math.isfinite(loss):
-                        return
+                        return Outcome.DIVERGED
                     for name, slopes in pulled_back(action, gradient, moving, element).items():
                         scores[name] -= self.rate * moments[name].step(slopes)
+                    if not all(bool(each.isfinite().all()) for each in scores.values()):
+                        return Outcome.DIVERGED
             kept.offer(element)
             bar(span.stop, f"loss {loss:.4f}, best {-kept.best:.4f}")
+        return Outcome.BUDGET
 
 
 @dataclass

@@ -48,6 +48,8 @@ def frank_wolfe(
         progress: shows the steps.
         name: of their bar.
     """
+    if not any(axis.free for axis in symmetry.axes):
+        return [dict(each) for each in start]
     tensors = [{name: real(model[name]).float() for name in symmetry.layout.names} for model in models]
     carried = _carried(symmetry.axes, tensors[0])
     device = models[0].vector.device

@@ -30,6 +30,7 @@ Position = Literal["midpoint", "random"]
 Start = Literal["weights", "identity"] | Alignment
 
 _CHOOSING = 1024
+_COUNTS = ("steps", "batch", "evaluate_every", "iterations", "points", "examples")
 """Training examples that decide which element is kept, unless another landscape is given for that."""
 
 
@@ -61,8 +62,10 @@ def starting_element(
 def require_above(owner: str, **settings: float | None) -> None:
     """Refuse settings that are not above zero; None is left to the default."""
     for name, value in settings.items():
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < math.inf:
             raise SettingError(f"{owner}'s {name} must be above 0, got {value}")
+        if name in _COUNTS and value is not None and value != int(value):
+            raise SettingError(f"{owner}'s {name} must be a whole number, got {value}")
 
 
 def require_position(position: str) -> None:
@@ -117,7 +120,8 @@ Slope = Callable[[Tensor, float], tuple[float, Tensor]]
 def slope_from(landscape: Landscape, fixed: Weights, batches: Iterator[Any]) -> Iterator[Slope]:
     """The loss of the next batch between A and an image of B, in training mode, as plain training has it."""
     vector, gradient = torch.empty_like(fixed.vector), torch.zeros_like(fixed.vector)
-    with landscape.descent(vector, gradient, fixed.buffers) as step:
+    # Matching trains nothing: parameters that training holds still tell as much about the units as others.
+    with landscape.descent(vector, gradient, fixed.buffers, whole=True) as step:
 
         def slope(image: Tensor, share: float) -> tuple[float, Tensor]:
             torch.lerp(fixed.vector, image, share, out=vector)
@@ -180,8 +184,9 @@ def same_element(first: Alignment, second: Alignment) -> bool:
 def choosing_landscape(landscape: Landscape, held_out: Landscape | None) -> Landscape:
     """Where elements are compared: a given landscape, or a limited part of the training split."""
     if held_out is not None:
-        return held_out
-    return replace(landscape, limit=min(landscape.limit or _CHOOSING, _CHOOSING))
+        return replace(held_out, batchnorm="recalibrate")
+    # Whatever the landscape's own policy: a midpoint's statistics belong to neither model.
+    return replace(landscape, batchnorm="recalibrate", limit=min(landscape.limit or _CHOOSING, _CHOOSING))
 
 
 def midpoint_objective(landscape: Landscape, fixed: Weights, moving: Weights) -> Callable[[Alignment], float]:

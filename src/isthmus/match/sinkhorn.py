@@ -161,9 +161,9 @@ class SinkhornMatcher(AbstractMatcher):
         if nothing_to_do(self.symmetry, first, fixed, moving):
             return kept.alignment(Outcome.CONVERGED)
         shown = self.progress or Silent()
-        with torch.random.fork_rng(), shown.bar("Sinkhorn re-basin", self.steps) as bar:
-            self._search(fixed, moving, first, kept, bar)
-        return kept.alignment()
+        with torch.random.fork_rng(), torch.enable_grad(), shown.bar("Sinkhorn re-basin", self.steps) as bar:
+            outcome = self._search(fixed, moving, first, kept, bar)
+        return kept.alignment(outcome)
 
     @property
     def _task(self) -> Landscape | None:
@@ -175,7 +175,7 @@ class SinkhornMatcher(AbstractMatcher):
             return midpoint_objective(choosing_landscape(self._task, self.held_out), fixed, moving)
         return lambda element: -(fixed.distance(element.apply(moving)) ** 2)
 
-    def _search(self, fixed: Weights, moving: Weights, first: Alignment, kept: BestKept, bar: Bar) -> None:
+    def _search(self, fixed: Weights, moving: Weights, first: Alignment, kept: BestKept, bar: Bar) -> Outcome:
         action, relaxation = SoftAction(self.symmetry), Relaxation(self.symmetry)
         free = first_numbers(first, self.temperature, self.confidence, self.seed, fixed.vector)
         descent = torch.optim.Adam(free.values(), self.rate)
@@ -187,12 +187,15 @@ class SinkhornMatcher(AbstractMatcher):
                     descent.zero_grad()
                     loss = backward(action(matrices, moving), shares[step])
                     if not math.isfinite(loss):
-                        return
+                        return Outcome.DIVERGED
                     descent.step()
+                    if not all(bool(each.isfinite().all()) for each in free.values()):
+                        return Outcome.DIVERGED
             with torch.no_grad():
                 rounded = nearest_element(self.symmetry, relaxation.matrices(free, self._project))
             kept.offer(rounded)
             bar(span.stop, f"loss {loss:.4f}, best {-kept.best:.4f}")
+        return Outcome.BUDGET
 
     def _project(self, free: Tensor) -> Tensor:
         return sinkhorn(free / self.temperature, self.iterations)

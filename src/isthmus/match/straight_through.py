@@ -137,11 +137,15 @@ class StraightThroughMatcher(AbstractMatcher):
         if nothing_to_do(self.symmetry, first, fixed, moving):
             return kept.alignment(Outcome.CONVERGED)
         shown = self.progress or Silent()
-        with torch.random.fork_rng(), shown.bar("matching straight through", self.steps) as bar:
-            self._search(fixed, moving, first, kept, bar)
-        return kept.alignment()
+        with (
+            torch.random.fork_rng(),
+            torch.enable_grad(),
+            shown.bar("matching straight through", self.steps) as bar,
+        ):
+            outcome = self._search(fixed, moving, first, kept, bar)
+        return kept.alignment(outcome)
 
-    def _search(self, fixed: Weights, moving: Weights, first: Alignment, kept: BestKept, bar: Bar) -> None:
+    def _search(self, fixed: Weights, moving: Weights, first: Alignment, kept: BestKept, bar: Bar) -> Outcome:
         free = fixed if self.start == "weights" else combine((0.5, 0.5), (fixed, first.apply(moving)))
         free = Weights(free.layout, free.vector.clone())
         recipe = self.landscape.recipe
@@ -157,7 +161,10 @@ class StraightThroughMatcher(AbstractMatcher):
                     element = Alignment(self.symmetry, found)
                     loss, free.vector.grad = slope(element.apply(moving).vector, shares[step])
                     if not math.isfinite(loss):
-                        return
+                        return Outcome.DIVERGED
                     descent.step()
+                    if not bool(free.vector.isfinite().all()):
+                        return Outcome.DIVERGED
             kept.offer(element)
             bar(span.stop, f"loss {loss:.4f}, best {-kept.best:.4f}")
+        return Outcome.BUDGET

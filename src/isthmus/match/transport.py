@@ -5,6 +5,7 @@ Source: Peyré & Cuturi 2019, "Computational Optimal Transport" (arXiv 1803.0056
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -17,6 +18,7 @@ from isthmus.errors import SettingError
 Method = Literal["exact", "sinkhorn"]
 _EXACT_STEPS, _SINKHORN_STEPS = 1_000_000, 1_000
 _TOLERANCE = 1e-7
+_MISSED = 0.05  # of the mass, when it stops: what is less is spread
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class PlanSolver:
             raise SettingError(
                 f"the plan must be one of {', '.join(map(repr, get_args(Method)))}, got {self.method!r}"
             )
-        if not self.regularisation > 0:
+        if not 0 < self.regularisation < math.inf:
             raise SettingError(f"the regularisation of a plan must be above 0, got {self.regularisation}")
 
     def __call__(self, cost: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -80,14 +82,17 @@ def transport_plan(
     Source: Cuturi 2013 (arXiv 1306.0895) for the entropic plan; Altschuler, Weed & Rigollet 2017 (arXiv
     1705.09634), algorithm 2, for the exact sums.
     """
+    PlanSolver(method, regularisation)  # refuses what is out of range
     cost, first, second = (t.detach().cpu().double() for t in (cost, first, second))
     if cost.shape != (len(first), len(second)) or not bool(torch.isfinite(cost).all()):
         raise SettingError(
             f"a transport plan needs finite costs of shape [{len(first)}, {len(second)}], got "
             f"{list(cost.shape)}" + ("" if bool(torch.isfinite(cost).all()) else " with values that are not")
         )
-    if not (bool((first > 0).all()) and bool((second > 0).all())):
-        raise SettingError("the marginals of a transport plan must be above 0")
+    marginals = torch.cat([first, second])
+    if not (len(first) and len(second) and bool(((marginals > 0) & marginals.isfinite()).all())):
+        raise SettingError("the marginals of a transport plan must be above 0, finite, and one at least")
+    cost = cost - cost.min()  # which changes no plan, and keeps the entropy's weight above 0
     second = second * (first.sum() / second.sum())
     if len(first) == 1 or len(second) == 1:
         return torch.outer(first, second) / first.sum()
@@ -119,6 +124,13 @@ def _entropic(cost: Tensor, first: Tensor, second: Tensor, regularisation: float
         first.numpy(), second.numpy(), cost.numpy(), strength, method="sinkhorn_log",
         numItermax=_SINKHORN_STEPS, stopThr=_TOLERANCE, warn=False,
     )  # fmt: skip
+    missed = float(abs(plan.sum(0) - second.numpy()).sum() + abs(plan.sum(1) - first.numpy()).sum())
+    if not missed < _MISSED * float(first.sum()):
+        raise SettingError(
+            f"the entropic plan of {len(first)} × {len(second)} units is not found in {_SINKHORN_STEPS:,} "
+            f"steps (its sums are off by {missed / float(first.sum()):.1%}): take a larger regularisation, "
+            "or plan='exact'"
+        )
     return _with_sums(torch.as_tensor(plan, dtype=torch.float64), first, second)
 
 

@@ -244,11 +244,15 @@ def require_same_structure(source: Symmetry, target: Symmetry) -> None:
     """
     for name, other in zip_longest(source.layout.names, target.layout.names):
         if name != other:
-            raise _different(f"where A has the parameter {name}, B has {other}")
+            first, second = (f"the parameter {each}" if each else "no further one" for each in (name, other))
+            raise _different(f"where A has {first}, B has {second}")
     for old, new in zip_longest(source.axes, target.axes):
         if old is None or new is None or old.name != new.name:
-            first, second = (axis.name if axis else "no further one" for axis in (old, new))
-            raise _different(f"where A has the hidden axis {first}, B has {second}")
+            first, second = (f"the axis {axis.name}" if axis else "no further axis" for axis in (old, new))
+            raise _different(
+                f"where A has {first} of hidden units, B has {second} (a single unit makes no axis, and "
+                "cannot be carried)"
+            )
         _require_same_axis(old, new)
     movable = {(p.parameter, p.dim) for axis in target.axes for p in axis.places}
     for name, left, right in zip(

@@ -246,7 +246,14 @@ def lay_ground(
     """Trace the network and measure its parents."""
     if method not in get_args(Method):
         raise SettingError(f"expected a method of repair ({', '.join(get_args(Method))}), got {method!r}")
+    if not parents:
+        raise SettingError("a repair needs the parents of the merged network, got none")
+    if examples is None or examples < 2:
+        raise SettingError(f"statistics need a number of examples, 2 at least, got {examples}")
+    if symmetry is not None:
+        symmetry.check(landscape.network.reference)
     for number, parent in enumerate(parents, start=1):
+        landscape.network.require(parent)
         if missing := _statistics_lacking(parent, landscape):
             raise SettingError(
                 f"parent {number} of {len(parents)} carries no {missing}: give the parents as they were "
@@ -273,7 +280,10 @@ def shares_of(position: float | Sequence[float], parents: int) -> Tensor:
             )
         position = (1 - position, position)
     shares = torch.tensor([float(share) for share in position], dtype=torch.float64)
-    if len(shares) != parents or bool((shares < 0).any()) or abs(float(shares.sum()) - 1) > 1e-6:
+    whole = (
+        len(shares) == parents and abs(float(shares.sum()) - 1) <= 1e-6
+    )  # not of shares that are no numbers
+    if not whole or bool((shares < 0).any()):
         raise SettingError(
             f"expected {parents} shares, one a parent, from 0 and with a sum of 1; got {shares.tolist()}"
         )

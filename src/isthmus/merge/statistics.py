@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from isthmus.errors import DataError, SettingError
 from isthmus.landscape import Landscape
-from isthmus.landscape.dataset import Batch, to_device
+from isthmus.landscape.dataset import to_device
+from isthmus.match.activation import inputs_of
 from isthmus.progress import Progress, Silent
 from isthmus.repair.batchnorm import batchnorm_layers
 from isthmus.symmetry import Symmetry, discover
@@ -194,12 +195,11 @@ def bench(landscape: Landscape, examples: int, symmetry: Symmetry | None = None)
     if symmetry is None:
         symmetry = discover(task.traceable, task.example)
     chosen = task.split("train").even_batches(landscape.batch, examples)
-    batches = [_inputs(batch) for batch in chosen]
+    batches = [inputs_of(batch) for batch in chosen]
     activations = trace_activations(task.traceable, batches[0], symmetry)
-    device = landscape.network.device
     layers = tuple(_layers(activations, landscape, symmetry))
     unwritten = _unwritten(layers, symmetry)
-    moved = tuple(_moved(inputs, device) for inputs in batches)
+    moved = tuple(to_device(inputs, landscape.network.device) for inputs in batches)
     return Bench(activations, layers, moved, unwritten)
 
 
@@ -210,17 +210,6 @@ def _unwritten(layers: Sequence[Layer], symmetry: Symmetry) -> tuple[str, ...]:
     while more := {name for child in written for name in above[child]} - written:
         written |= more
     return tuple(axis.name for axis in symmetry.axes if axis.name not in written)
-
-
-def _inputs(batch: Batch) -> Inputs:
-    if isinstance(batch, Mapping):
-        return {name: tensor for name, tensor in batch.items() if name != "labels"}
-    return tuple(batch[:-1])
-
-
-def _moved(inputs: Inputs, device: torch.device) -> Inputs:
-    moved: Inputs = to_device(inputs, device)
-    return moved
 
 
 def _layers(activations: Activations, landscape: Landscape, symmetry: Symmetry) -> list[Layer]:
@@ -239,16 +228,11 @@ def _layers(activations: Activations, landscape: Landscape, symmetry: Symmetry) 
             if (place.parameter, place.dim) == (writer.weight, writer.dim)
         ]
         hidden = torch.unique(torch.cat(places))
-        prefix: str | None = writer.weight.removesuffix("weight")
-        norm = (
-            norms.get(writer.weight.removesuffix("weight").removesuffix("."))
-            if writer.operation == "batch_norm"
-            else None
-        )
-        refused = _refused(writer, activations.reference)
+        owner = writer.weight.removesuffix("weight")
+        norm = norms.get(owner.removesuffix(".")) if writer.operation == "batch_norm" else None
+        prefix, eps = (owner, norm.eps) if norm else (None, 0.0)
         rounding = torch.finfo(weight.dtype).eps
         refused = _refused(writer, activations.reference)
-        prefix, eps = (prefix, norm.eps) if norm else (None, 0.0)
         found.append(Layer(writer, hidden, rounding, prefix, eps, refused))
     return found
 

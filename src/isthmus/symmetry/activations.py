@@ -131,6 +131,7 @@ class Activations:
         if node.name in self._trace.computed:
             return self._trace.computed[node.name].to(device)
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n.name])
+        args, kwargs = pytree.tree_map_only(torch.device, lambda _: device, (args, kwargs))
         assert callable(node.target)
         return node.target(*args, **kwargs)
 
@@ -192,9 +193,11 @@ def _varying(traced: Trace) -> set[str]:
         if any(argument.name in varying for argument in node.all_input_nodes):
             varying.add(node.name)
     kinds = {node.name: node.meta.get("val") for node in traced.graph.nodes}
-    return {
-        name for name in varying if isinstance(value := kinds.get(name), Tensor) and value.is_floating_point()
-    } - set(traced.inputs)
+    return {name for name in varying if _is_number(kinds.get(name))} - set(traced.inputs)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
 def _with_readers(traced: Trace, sites: Sequence[Site]) -> list[Site]:

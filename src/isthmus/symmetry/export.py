@@ -6,10 +6,11 @@ Source: PyTorch, `torch.export` (ATen graph).
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -150,7 +151,8 @@ def trace(module: nn.Module, example_inputs: Inputs, known: Container[str]) -> T
         for logger in levels:
             logger.setLevel(logging.CRITICAL)
         # torch.export itself uses deprecated parts of torch's pytree (torch 2.13): its warnings are not ours.
-        with warnings.catch_warnings(), torch.no_grad():
+        # Nor is the half-made graph that it prints on standard error when it stops (torch 2.13).
+        with warnings.catch_warnings(), torch.no_grad(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.export.export(module, args, kwargs, strict=False)
             inline_regions(program.graph_module)

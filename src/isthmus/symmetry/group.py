@@ -44,6 +44,7 @@ class Outcome(Enum):
     SWEEP_LIMIT = "the matching stopped at its limit of sweeps, before it converged"
     ASSIGNED = "the matching solved one assignment an axis, which is exact"
     BUDGET = "the matching used up its steps; the best element on the way was kept"
+    DIVERGED = "the matching met a loss that is not finite; the best element before that was kept"
     PROJECTED = "the nearest group element to given scores"
 
 

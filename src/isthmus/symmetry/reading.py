@@ -13,6 +13,7 @@ from isthmus.symmetry.action import Axis
 from isthmus.symmetry.export import Trace
 from isthmus.symmetry.group import Symmetry
 from isthmus.symmetry.nodes import named_arguments, operation_name
+from isthmus.symmetry.rules.contraction import index_notation
 
 _NONLINEAR = """
     relu relu6 gelu silu mish elu selu celu leaky_relu prelu _prelu_kernel rrelu hardtanh hardswish
@@ -98,9 +99,10 @@ def contracted(user: fx.Node, node: fx.Node) -> list[int]:
 
 
 def _summed_in_einsum(arguments: Mapping[str, Any], node: fx.Node) -> list[int]:
-    terms, _, result = str(arguments["equation"]).replace(" ", "").partition("->")
-    pairs = zip(terms.split(","), arguments["tensors"], strict=True)
-    own = [term for term, operand in pairs if operand is node and "." not in term]
+    tensors = arguments["tensors"]
+    ranks = [operand.meta["val"].dim() for operand in tensors]
+    terms, result = index_notation(str(arguments["equation"]), ranks)
+    own = [term for term, operand in zip(terms, tensors, strict=True) if operand is node]
     return [dim for term in own for dim, index in enumerate(term) if index not in result]
 
 

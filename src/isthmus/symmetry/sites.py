@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -54,7 +55,7 @@ class Site:
         if self.beside:
             tensor = tensor.mean(self.beside, keepdim=True)
         front = tensor.movedim(self.dims, tuple(range(len(self.dims))))
-        flat = front.reshape(_product(front.shape[: len(self.dims)]), -1)
+        flat = front.reshape(math.prod(front.shape[: len(self.dims)]), -1)
         index = self.index.to(tensor.device)
         whole = index.shape[1] == 1 and index.shape[0] == flat.shape[0]
         if whole and torch.equal(index[:, 0], torch.arange(index.shape[0], device=index.device)):
@@ -67,7 +68,7 @@ class Site:
         Elsewhere along these dimensions (units that may not move) the value is 0.
         """
         sizes = [shape[dim] for dim in self.dims]
-        flat = values.new_zeros(_product(sizes))
+        flat = values.new_zeros(math.prod(sizes))
         known = torch.zeros(flat.shape, dtype=torch.bool, device=values.device)
         index = self.index.to(values.device)
         flat[index] = values[:, None].expand(index.shape)
@@ -160,10 +161,3 @@ def _alike(axis: Axis, other: Axis) -> bool:
             for a, b in zip(axis.places, other.places, strict=True)
         )
     )
-
-
-def _product(sizes: Sequence[int]) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total

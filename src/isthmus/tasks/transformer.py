@@ -86,8 +86,11 @@ class Transformer(nn.Module):
         self, tokens: int, context: int = 64, width: int = 128, heads: int = 4, layers: int = 2
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise SettingError(f"the width must be a multiple of the heads, got {width} and {heads}")
+        if min(tokens, context, width, heads, layers) < 1 or width % heads:
+            raise SettingError(
+                "a transformer needs tokens, context, width, heads and layers of at least 1, and a width "
+                f"that is a multiple of the heads, got {tokens}, {context}, {width}, {heads} and {layers}"
+            )
         self.token = nn.Embedding(tokens, width)
         self.position = nn.Embedding(context, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))

@@ -113,12 +113,12 @@ def changed(
 
 def multiplied(tensor: Tensor, place: BasisPlace, matrix: Tensor) -> Tensor:
     """The tensor multiplied by a matrix along a place's channels."""
-    front = tensor.movedim(place.dim, -1)
-    product = front[..., place.index] @ matrix.to(tensor)
-    if place.index.numel() == front.shape[-1]:
-        back = place.index.flatten().argsort()
+    front, index = tensor.movedim(place.dim, -1), place.index.to(tensor.device)
+    product = front[..., index] @ matrix.to(tensor)
+    if index.numel() == front.shape[-1]:
+        back = index.flatten().argsort()
         return product.flatten(-2)[..., back].movedim(-1, place.dim)
-    return front.index_copy(-1, place.index.flatten(), product.flatten(-2)).movedim(-1, place.dim)
+    return front.index_copy(-1, index.flatten(), product.flatten(-2)).movedim(-1, place.dim)
 
 
 def rows(tensor: Tensor, place: BasisPlace) -> Tensor:

@@ -50,6 +50,8 @@ def keeps(node: fx.Node) -> bool:
         return isinstance(value, Tensor) and value.is_floating_point()
     if name == "aten::dropout":
         return dict(named_arguments(node)).get("train") is False
+    if node.kwargs.get("rounding_mode"):
+        return False
     return name in SCALED and len(node.all_input_nodes) == 1 and not isinstance(node.args[1], fx.Node)
 
 
@@ -60,8 +62,12 @@ def is_move(node: fx.Node) -> bool:
 
 def moved(node: fx.Node, values: Callable[[fx.Node], Any]) -> Any:
     """A move run on other tensors (or tuples of them) in place of its arguments."""
+    if name_of(node) in ("aten::clone", "aten::contiguous"):  # a later view needs the strides
+        return values(node.all_input_nodes[0]).contiguous()
     if keeps(node):
         return values(node.all_input_nodes[0])
+    if name_of(node) in ("aten::view", "aten::_unsafe_view") and isinstance(node.args[1], (list, tuple)):
+        return values(node.all_input_nodes[0]).reshape(node.args[1])  # the numbers' strides are their own
     args: Any = fx.map_arg(node.args, values)
     kwargs = {n: fx.map_arg(v, values) for n, v in node.kwargs.items() if n != "memory_format"}
     assert callable(node.target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,9 @@ from isthmus.symmetry.linear.folding import Fold, folded
 from isthmus.symmetry.linear.proof import random_map
 from isthmus.symmetry.verify import Verification
 from isthmus.weights import Weights
+
+_ORTHOGONAL = 1e-4  # single precision, with room for maps that were learned
+_CONDITION = 1e12
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,13 +72,17 @@ class LinearSymmetry:
             weights: the weights.
 
         Raises:
-            SymmetryError: the weights have another layout, or there is no such basis.
+            SymmetryError: the weights have another layout, there is no such basis, or a map is none of its
+                maps: of another shape, singular, or no rotation of a residual stream.
         """
         known = {basis.name for basis in self.bases}
         if unknown := set(maps) - known:
             raise SymmetryError(
                 f"there is no basis {min(unknown)!r}; the bases begin with {', '.join(sorted(known)[:3])}"
             )
+        for basis in self.bases:
+            if basis.name in maps:
+                _require_map(basis, maps[basis.name])
         return self._with(weights, changed(self._tensors(weights), self.bases, maps))
 
     def random(self, generator: torch.Generator, spread: float = 2.0) -> dict[str, Tensor]:
@@ -121,6 +128,22 @@ class LinearSymmetry:
         return Weights(weights.layout, vector, weights.buffers)
 
 
-def only(symmetry: LinearSymmetry, kinds: Sequence[str]) -> tuple[Basis, ...]:
-    """The bases of these kinds."""
-    return tuple(basis for basis in symmetry.bases if basis.kind in kinds)
+def _require_map(basis: Basis, matrix: Tensor) -> None:
+    """Refuse a matrix that would change the function."""
+    shape = [basis.size, basis.size]
+    if list(matrix.shape) != shape or not bool(torch.isfinite(matrix).all()):
+        raise SymmetryError(f"a map of {basis.name} is finite and of shape {shape}, got {list(matrix.shape)}")
+    wide = matrix.double()
+    if basis.kind != "residual":
+        singular = torch.linalg.svdvals(wide)
+        if not float(singular[-1]) * _CONDITION > float(singular[0]):
+            raise SymmetryError(f"the map of {basis.name} is singular, or nearly so: it has no inverse")
+        return
+    one = torch.eye(basis.size, dtype=torch.float64, device=wide.device)
+    ones = torch.full((basis.size,), basis.size**-0.5, dtype=torch.float64, device=wide.device)
+    turned = ones if not basis.centred else wide @ ones
+    if float((wide @ wide.T - one).abs().max()) > _ORTHOGONAL or (
+        basis.centred and float((turned.abs() - ones).abs().max()) > _ORTHOGONAL
+    ):
+        kept = ", and keeps the direction of ones," if basis.centred else ""
+        raise SymmetryError(f"a map of the stream {basis.name} is orthogonal{kept} but this one is not")

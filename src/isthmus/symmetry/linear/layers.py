@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from isthmus.symmetry.export import Trace
-from isthmus.symmetry.linear.flow import name_of, shape_of
+from isthmus.symmetry.linear.flow import name_of, shape_of, uses
 from isthmus.symmetry.nodes import named_arguments
 
 
@@ -34,7 +34,7 @@ class Layer:
 
 
 class Parameters:
-    """Which nodes are parameters, by their canonical names, and how often each is used."""
+    """Which nodes are parameters, by their canonical names, and how often each is used, moved or not."""
 
     def __init__(self, traced: Trace, aliases: Mapping[str, str]) -> None:
         self._names = {node: aliases.get(name, name) for node, name in traced.parameters.items()}
@@ -42,7 +42,7 @@ class Parameters:
         for node in traced.graph.nodes:
             if node.name in self._names:
                 name = self._names[node.name]
-                self.users[name] = self.users.get(name, 0) + len(node.users)
+                self.users[name] = self.users.get(name, 0) + len(list(uses(node)))
 
     def name(self, node: object) -> str | None:
         """The parameter that a node is; None if it is none."""

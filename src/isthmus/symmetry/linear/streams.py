@@ -141,7 +141,8 @@ class Streams:
         elif keeps(node) and name in SCALED and self._values[operands[0]].norm:
             self._refuse(self._values[operands[0]], self._said(node, operands[0]))  # its bias is scaled too
         elif keeps(node):
-            self._values[node] = self._values[node.all_input_nodes[0]]
+            if (kept := self._values.get(node.all_input_nodes[0])) is not None:
+                self._values[node] = kept
         elif name in ("aten::add", "aten::sub"):
             self._add(node)
         elif not (name == "aten::mul" and self._scale(node)) and not (is_move(node) and self._move(node)):
@@ -189,7 +190,9 @@ class Streams:
         first, second = (self._value(each) for each in node.args[:2])
         value, other = (first, node.args[1]) if first is not None else (second, node.args[0])
         scale = self.parameters.name(other)
-        if value is None or value.norm is None or value.norm.scale or scale is None or value.dim != -1:
+        if value is None or value.norm is None or scale is None or value.dim != -1:
+            return False
+        if value.norm.scale or value.norm.bias:  # it has a scale already, or a bias that would be scaled too
             return False
         if not isinstance(other, fx.Node) or shape_of(other) != (self._at(value).size,):
             return False
