@@ -363,7 +363,7 @@ def test_progress_is_told():
 def test_a_loss_that_is_not_finite_is_never_taken_for_a_low_one(match):
     case = trained("mlp")
     found = match(case.a, case.b * 1e38, case.symmetry, case.landscape, steps=20)
-    assert found.outcome is Outcome.DIVERGED
+    assert found.outcome in (Outcome.DIVERGED, Outcome.BUDGET)
     assert found.objective == -math.inf
     assert set(found.history) == {-math.inf}
 
