@@ -1,14 +1,17 @@
 """`isthmus fuse` as a user meets it, on good input and on bad."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner, Result
 
-from isthmus import Weights, load_weights, save_weights
+from isthmus import Landscape, Weights, load_weights, save_weights
 from isthmus.cli.fuse import fuse
+from isthmus.experiments.fusing import FusionSettings, study_fusion
 from isthmus.tasks.userfile import load_task
 
 TASK = """
@@ -127,3 +130,17 @@ def test_other_networks_and_files_are_refused(folder: Path, tmp_path: Path) -> N
     done = call(folder / "task1.safetensors", ends[1], "-t", task, "--out", out)
     assert (done.exit_code, out.read_text()) == (2, "mine")
     assert "--force" in done.output
+
+
+def test_a_fusion_is_scored_on_the_data_of_b_with_statistics_of_its_own(tmp_path):
+    """A's task has other data, on which nothing may be scored; an average has statistics of its own."""
+    (tmp_path / "task.py").write_text(TASK)
+    task_b = load_task(f"{tmp_path}/task.py:task")
+    task_a = replace(
+        load_task(f"{tmp_path}/task.py:wide"), train=(torch.zeros(40, 8), torch.zeros(40).long())
+    )
+    a, b = Weights.from_module(task_a.build(1)), Weights.from_module(task_b.build(2))
+    fused, study = study_fusion(task_a, a, task_b, b, FusionSettings())
+    assert fused.equal(Landscape(task_b).settled([fused.with_buffers(b.buffers)]))
+    scored = dict(study.scored)
+    assert {score.examples for score in scored["A"]} == {256, 200}

@@ -15,7 +15,7 @@ import isthmus
 from isthmus.errors import SettingError
 from isthmus.landscape import Landscape, Recipe, Task
 from isthmus.match.basis import State, match_bases, resumed
-from isthmus.match.basis_learned import refine_bases
+from isthmus.match.basis_learned import _apart, refine_bases
 from isthmus.match.circuits import best_map, pair_values
 from isthmus.symmetry import Alignment, Outcome
 from isthmus.symmetry.linear import discover_bases
@@ -299,3 +299,14 @@ def test_refusals(trained):
     bare = match_bases(a, b, task.network, EXAMPLE, sweeps=1, residual=False, circuits="none")
     with pytest.raises(SettingError, match="no bases to refine"):
         refine_bases(bare, a, b, Landscape(task), steps=3)
+
+
+def test_the_examples_that_decide_are_not_drawn_for_the_steps():
+    inputs = torch.arange(50.0)[:, None]
+    data = (inputs, torch.zeros(50, dtype=torch.int64))
+    task = Task(model=nn.Linear(1, 2), train=data, test=data)
+    drawn, deciding = _apart(Landscape(task), None, seed=3)
+    first, second = ({*land.task.split("train").data[0].flatten().tolist()} for land in (drawn, deciding))
+    assert not first & second
+    assert first | second == {*inputs.flatten().tolist()}
+    assert len(second) < len(first)

@@ -542,3 +542,26 @@ def test_positions_ascend_from_0_to_1():
     with pytest.raises(SettingError, match="expected a repair"):
         repaired_line(a, b, landscape, 3, "magic")
     assert repaired_line(a, b, landscape, 5, "none").t.tolist() == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_channels_that_are_no_hidden_units_keep_every_bit():
+    """Half of a layer's channels are outputs: a repair of the others may not touch them."""
+
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 12), nn.Linear(8, 4)
+
+        def forward(self, x):
+            hidden = self.first(x)
+            return self.second(hidden[:, :8].relu()) + hidden[:, 8:]
+
+    generator = torch.Generator().manual_seed(0)
+    data = (torch.randn(60, 3, generator=generator), torch.randint(4, (60,), generator=generator))
+    task = Task(model=Half, train=data, test=data)
+    a, b = (Weights.from_module(task.build(seed)) for seed in (1, 2))
+    middle = (a + b) * 0.5
+    fixed = repair_activations(middle, (a, b), Landscape(task))
+    assert torch.equal(fixed["first.weight"][8:], middle["first.weight"][8:])
+    assert torch.equal(fixed["first.bias"][8:], middle["first.bias"][8:])
+    assert not torch.equal(fixed["first.weight"][:8], middle["first.weight"][:8])
