@@ -394,9 +394,11 @@ def test_other_structures_are_refused_by_their_first_difference() -> None:
     def stream() -> nn.Module:
         return Calls(lambda m, x: m.two(m.one(x) + x), one=nn.Linear(7, 7), two=nn.Linear(7, 7))
 
-    assert refused(lambda: mlp(4), deeper, ROWS).endswith("where A has the parameter None, B has 6.weight")
+    assert refused(lambda: mlp(4), deeper, ROWS).endswith(
+        "where A has no further one, B has the parameter 6.weight"
+    )
     assert "4.weight[0] has 5 in A and 3 in B" in refused(lambda: mlp(4), classes, ROWS)
-    assert "hidden axis one.weight[0], B has no further one" in refused(straight, stream, ROWS)
+    assert "the axis one.weight[0] of hidden units, B has no further axis" in refused(straight, stream, ROWS)
     larger = torch.zeros(2, 3, 6, 6).double()
     one, two = discover(general(cnn(4), 0), IMAGES), None
     module = nn.Sequential(*cnn(4)[:6], nn.Linear(32 * 4, 4), nn.Tanh(), nn.Linear(4, 4))

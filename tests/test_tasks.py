@@ -284,6 +284,8 @@ def test_the_table_builds_every_task_under_its_name(tmp_path):
     for below in ("mnist", "fashion-mnist"):
         write_mnist(tmp_path / below)
     write_cifar(tmp_path, (1,))
+    (tmp_path / "shakespeare").mkdir()
+    (tmp_path / "shakespeare" / "input.txt").write_text("To be, or not to be: that is the question.\n" * 200)
     for name in TASKS:
         task = task_named(name, tmp_path)
         assert (task.name, bool(task.note)) == (name, True)

@@ -49,11 +49,10 @@ class FusionSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
             raise SettingError(f"the share of B must lie in [0, 1], got {self.share}")
-        if self.examples < 1 or self.recalibration < 1 or self.sweeps < 0:
-            raise SettingError(
-                "a fusion needs at least 1 example for activations and for batch norm, and sweeps from 0, "
-                f"got {self.examples}, {self.recalibration} and {self.sweeps}"
-            )
+        if self.examples < 1:
+            raise SettingError(f"activations need at least 1 example, got {self.examples}")
+        if self.recalibration < 1:
+            raise SettingError(f"batch-norm statistics need at least 1 example, got {self.recalibration}")
 
 
 @dataclass(frozen=True)

@@ -249,7 +249,7 @@ def lay_ground(
     if not parents:
         raise SettingError("a repair needs the parents of the merged network, got none")
     if examples is None or examples < 2:
-        raise SettingError(f"statistics need a number of examples, 2 at least, got {examples}")
+        raise SettingError(f"statistics need at least 2 examples, got {examples}")
     if symmetry is not None:
         symmetry.check(landscape.network.reference)
     for number, parent in enumerate(parents, start=1):
