@@ -231,15 +231,18 @@ class _Held:
         """Take in one batch's outputs of a node, one a model."""
         for site in self.sites[node]:
             rows = [site.rows(_real(tensor)) for tensor in tensors]
-            known = torch.stack([each.isfinite() for each in rows]).all(0)
             where = (site.axis, node, site.dims)
-            self.seen[where] = self.seen.get(where, False) or bool(known.any())
-            if not bool(known.all()):  # logits under a mask, say: what is infinite everywhere tells nothing
+            found = {(i, j): CrossMoments.of_rows(rows[i], rows[j]) for i, j in self.pairs}
+            finite = all(bool(each.cross.isfinite().all()) for each in found.values())
+            self.seen[where] = self.seen.get(where, False) or finite
+            if not finite:  # logits under a mask, say: what is infinite tells nothing
+                known = torch.stack([each.isfinite() for each in rows]).all(0)
+                self.seen[where] |= bool(known.any())
                 rows = [each.where(known, 0) for each in rows]
-            for i, j in self.pairs:
-                found = CrossMoments.of_rows(rows[i], rows[j])
+                found = {(i, j): CrossMoments.of_rows(rows[i], rows[j]) for i, j in self.pairs}
+            for (i, j), moments in found.items():
                 key = (i, j, *where)
-                self.moments[key] = self.moments[key].merge(found) if key in self.moments else found
+                self.moments[key] = self.moments[key].merge(moments) if key in self.moments else moments
 
     def unseen(self) -> str | None:
         """The first axis that has a place, and is not finite at any of them."""
