@@ -256,3 +256,20 @@ def test_a_merged_file_that_exists_is_not_replaced(folder, tmp_path):
     assert done.exit_code == 2
     assert merged.read_bytes() == b"mine"
     assert not (tmp_path / "o.pt").exists()
+
+
+def test_connect_takes_a_method_of_matching(folder, tmp_path):
+    ends = [folder / "norm1.safetensors", folder / "norm2.safetensors"]
+    fast = ["--curve", "none", "--plane", 0, "--points", 3, "--examples", 60]
+    options = ["--task", f"{folder}/task.py:norm", "--method", "activation", *fast]
+    done = run("connect", *ends, *options, "--out", tmp_path / "run", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["matching"]["method"] == "activation"
+    task, a, b = opened(folder, "norm")
+    symmetry = im.discover(task.traceable, task.example)
+    expected = im.match_activations(a.weights, b.weights, symmetry, im.Landscape(task, limit=60))
+    written = im.load_weights(tmp_path / "run" / "aligned.safetensors", like=task.network)
+    assert written.equal(expected.apply(b.weights))
+    done = run("connect", *ends, *options[:2], "--method", "magic", *fast, "--out", tmp_path / "no")
+    assert done.exit_code == 2
+    assert "expected a method of matching" in " ".join(done.output.split())
