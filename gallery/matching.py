@@ -55,6 +55,7 @@ class Entry:
         task: builds the task from the data folder.
         checkpoints: files below the data folder, for networks that others trained.
         points: positions on each line.
+        examples: of each split.
         methods: the methods that are tried.
     """
 
@@ -63,6 +64,7 @@ class Entry:
     task: Callable[[str], Task]
     checkpoints: tuple[str, ...] = ()
     points: int = 11
+    examples: int = 2000
     methods: tuple[str, ...] = tuple(METHODS)
 
 
@@ -89,7 +91,7 @@ ENTRIES = (
     ),
     Entry(
         "chars-transformer", "Characters of Shakespeare, a small transformer", transformer, points=5,
-        methods=_CHEAP,
+        examples=500, methods=_CHEAP,
     ),
 )  # fmt: skip
 
@@ -117,7 +119,7 @@ def _compared(entry: Entry, data: str) -> list[Comparison]:
     else:
         models, numbers = [trained(entry.name, task, seed) for seed in SEEDS], SEEDS
     symmetry = discover(task.traceable, task.example)
-    settings = ComparisonSettings(methods=entry.methods, points=entry.points)
+    settings = ComparisonSettings(methods=entry.methods, points=entry.points, examples=entry.examples)
     found = []
     for (i, a), (j, b) in combinations(zip(numbers, models, strict=True), 2):
         folder = FOLDER / "matching" / f"{entry.name}-{i}-{j}"
@@ -165,7 +167,8 @@ def _section(entry: Entry, several: list[Comparison]) -> str:
     lines = [
         f"## {entry.title}",
         "",
-        f"{told}{pairs}, {entry.points} points on each line; held-out error of the ends: "
+        f"{told}{pairs}, {entry.points} points on each line, {entry.examples:,} examples of each split; "
+        "held-out error of the ends: "
         f"{percent(errors[0])} to {percent(errors[-1])}.",
         "",
         markdown_table(_table(several)),
