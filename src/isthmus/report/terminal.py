@@ -173,7 +173,7 @@ def drawn(table: Table) -> RichTable:
             Text(column.name),
             justify="right" if right else "left",
             overflow="fold",
-            no_wrap=column.kind != "text" or column.name == "data",
+            no_wrap=column.kind not in ("text", "name") or column.name == "data",
         )
     for row in table.rows:
         shown.add_row(*(_styled(cell) for cell in row))
