@@ -93,8 +93,8 @@ def test_the_tables_say_what_was_found(folder: Path, tmp_path: Path) -> None:
     for told in (
         "1 and 2",
         "cosine after",
-        "mean of the aligned",
-        "mean, not aligned",
+        "aligned mean",
+        "naive mean",
         "held-out",
         "by universe",
     ):

@@ -16,7 +16,7 @@ _PAIRS = 15
 def models_table(study: ManyStudy) -> RichTable:
     """Loss and error of every model and of both means, with intervals, train and held-out."""
     rows = [(each.name, each.scores) for each in study.ingredients]
-    rows += [("mean, not aligned", study.unaligned), ("mean of the aligned", study.merged)]
+    rows += [("naive mean", study.unaligned), ("aligned mean", study.merged)]
     table = score_table(rows, "The models, and their mean")
     table.caption = Text(verdict_sentence(study))
     return table
