@@ -62,15 +62,19 @@ class Killed(Exception):
 class Killer(FileStore):
     """A store that saves the state every so many steps, and then dies."""
 
-    def __init__(self, path: Path, after: int, every: int = 1) -> None:
+    def __init__(self, path: Path, after: int, every: int = 1, asked: list[int] | None = None) -> None:
         super().__init__(path)
-        self.steps, self.after, self.period = 0, after, every
+        self.asked, self.after, self.period = asked if asked is not None else [0], after, every
 
     def due(self) -> bool:
-        self.steps += 1
-        if self.steps == self.after:
+        self.asked[0] += 1
+        if self.asked[0] == self.after:
             raise Killed
-        return self.steps % self.period == 0
+        return self.asked[0] % self.period == 0
+
+    def part(self, name: str) -> "Killer":
+        """A piece's store counts with it."""
+        return Killer(super().part(name).path, self.after, self.period, self.asked)
 
 
 def random_weights(layout_of: Weights, seed: int) -> Weights:

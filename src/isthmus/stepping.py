@@ -33,8 +33,11 @@ class Procedure(Protocol):
     steps: int
     per_epoch: int
 
-    def begin(self, start: int) -> AbstractContextManager[Callable[[int], float]]:
-        """Open the procedure at a step: gives a function that takes step k and returns its loss."""
+    def begin(self, start: int) -> AbstractContextManager[Callable[[int], float | None]]:
+        """Open the procedure at a step: gives a function that takes step k and returns its loss.
+
+        The function returns None, and changes nothing, when the procedure has ended before step k.
+        """
         ...
 
     def tensors(self) -> dict[str, Tensor]:
@@ -64,7 +67,7 @@ class Course:
 def take_steps(
     procedure: Procedure, identity: str, store: Store | None = None, progress: Progress | None = None
 ) -> Course:
-    """Take all steps of a procedure, from its saved state if there is one.
+    """Take all steps of a procedure, from its saved state if there is one, or as many as it wants.
 
     Args:
         procedure: what to do.
@@ -86,7 +89,8 @@ def take_steps(
         progress.bar(procedure.name, procedure.steps, step) as bar,
     ):
         while finite and step < procedure.steps:
-            loss = take(step)
+            if (loss := take(step)) is None:
+                break
             finite = math.isfinite(loss)
             step, total = step + 1, total + loss
             if step % procedure.per_epoch == 0 or step == procedure.steps:
@@ -95,6 +99,8 @@ def take_steps(
             bar(step, f"loss {loss:.4f}")
             if finite and store.due():
                 store.save(identity, procedure.tensors(), _fields(step, total, history))
+    if finite and step < procedure.steps and step % procedure.per_epoch:
+        history.append(total / (step % procedure.per_epoch))
     return Course(step, finite, torch.tensor(history, dtype=torch.float64))
 
 

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from isthmus.cli.options import AsJson, Device, Figures, Force, Out, Quiet, Seed
-from isthmus.cli.session import emit, escaped, guarded, new_file
+from isthmus.cli.session import guarded, new_file
+from isthmus.cli.study import print_study
 
 
 @guarded
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder of demo, connect or curve.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, of connect or simplex, say.")],
     figures: Figures = False,
     out: Out = None,
     force: Force = False,
@@ -27,21 +28,18 @@ def report(
     --out FILE.html writes it elsewhere. --device and --seed are accepted, and change nothing here.
     """
     from isthmus.errors import RunError
-    from isthmus.experiments.records import PairStudy
-    from isthmus.io.records import read_record
     from isthmus.report.export import save_figures
     from isthmus.report.html import write_report
-    from isthmus.report.terminal import study_table, verdict_sentence
+    from isthmus.report.studies import read_study
 
     record = run / "records" / "study.json"
     if not run.is_dir():
-        raise RunError(f"{run} is no folder; expected the run folder of demo, connect or curve")
+        raise RunError(f"{run} is no folder; expected a run folder")
     if not record.exists():
         raise RunError(f"{run} holds no finished study; finish it by giving its command again")
-    study = read_record(record, PairStudy)
+    study = read_study(record)
     path = new_file(out, "", force) if out else run / "report.html"
     write_report(study, path)
     if figures:
         save_figures(study, path.parent / "figures")
-    shown = (study_table(study), escaped(verdict_sentence(study)), f"report: {escaped(str(path))}")
-    emit(study, as_json, quiet, *shown)
+    print_study(study, path, quiet, as_json)

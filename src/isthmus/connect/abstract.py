@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from isthmus.errors import CheckpointError, SettingError
+from isthmus.fanout import Fanout
 from isthmus.io.checkpoints import load_weights, save_weights
 from isthmus.io.state import Store
-from isthmus.landscape import AbstractLandscape
+from isthmus.landscape import AbstractLandscape, Evaluation
 from isthmus.path import AbstractPath, Bezier, Chain, Segment
 from isthmus.progress import Progress
 from isthmus.weights import Weights
@@ -26,12 +29,77 @@ class Outcome(Enum):
     """How a connector ended."""
 
     COMPLETED = "the schedule was completed"
+    CONNECTED_AT_LEVEL = "a path below the level was found, at the tested positions"
+    NOT_FOUND_WITHIN_DEPTH = "no path below the level was found within the depth of the search"
     DIVERGED = "the loss became infinite or not a number, a smaller rate may help"
+
+
+@dataclass(frozen=True)
+class Saddle:
+    """The highest point of a path among the positions that were evaluated.
+
+    Attributes:
+        loss: its mean loss.
+        error: its error rate, in [0, 1].
+        t: where it is, a position in [0, 1].
+        split: the data that it was evaluated on: "train" where the path was fitted.
+        examples: how many of them.
+        points: how many positions were evaluated.
+
+    Limits: an upper bound of the lowest pass between the ends, as far as the positions see the path; a
+    maximum over noisy means is biased upward.
+    """
+
+    loss: float
+    error: float
+    t: float
+    split: str
+    examples: int
+    points: int
+
+
+def highest(path: AbstractPath, found: Evaluation, t: Tensor) -> Saddle:
+    """The highest of some evaluated positions; what is not a number counts as highest.
+
+    Args:
+        path: what was evaluated.
+        found: the evaluation of `path.at(t)`.
+        t: the positions, shape (points,).
+    """
+    loss = found.mean_loss.nan_to_num(nan=math.inf, posinf=math.inf)
+    top = int(loss.argmax())
+    return Saddle(
+        float(loss[top]), float(found.mean_error[top]), float(t[top]), found.split, found.examples, len(t)
+    )
+
+
+def find_saddle(
+    path: AbstractPath,
+    landscape: AbstractLandscape,
+    t: Tensor | int = 61,
+    split: str = "train",
+    fanout: Fanout | None = None,
+    progress: Progress | None = None,
+) -> Saddle:
+    """The highest point of a path.
+
+    Args:
+        path: of one coordinate.
+        landscape: where to evaluate.
+        t: positions in [0, 1], or how many even ones.
+        split: "train" (what a path is fitted to) or "test".
+        fanout: spreads the positions.
+        progress: shows how many are done.
+
+    Cost: one pass over the split a position.
+    """
+    where = torch.linspace(0, 1, t, dtype=torch.float64) if isinstance(t, int) else t
+    return highest(path, landscape.evaluate(path.at(where), split, fanout, progress), where)
 
 
 @dataclass(frozen=True, eq=False)
 class Connection:
-    """A path that a connector found.
+    """A path, or a region, that a connector found.
 
     Attributes:
         path: the fitted path.
@@ -40,6 +108,8 @@ class Connection:
             path in training mode: a sign of convergence, no measurement of the path.
         steps: gradient steps taken.
         settings: every setting of the fit, by name.
+        saddle: the highest point of the path that the procedure itself evaluated; None where it evaluates
+            none, as the fit of a curve: `find_saddle` measures it.
     """
 
     path: AbstractPath
@@ -47,6 +117,7 @@ class Connection:
     history: Tensor
     steps: int
     settings: dict[str, str | int | float]
+    saddle: Saddle | None = None
 
     @property
     def length(self) -> float:

@@ -33,6 +33,10 @@ class Store(Protocol):
     def clear(self) -> None:
         """Forget the state: the procedure is finished."""
 
+    def part(self, name: str) -> Store:
+        """Where a piece of the procedure keeps a state of its own."""
+        ...
+
 
 @dataclass(frozen=True)
 class NoStore:
@@ -50,6 +54,10 @@ class NoStore:
 
     def clear(self) -> None:
         """There is nothing to forget."""
+
+    def part(self, name: str) -> NoStore:
+        """Keeps nothing either."""
+        return self
 
 
 @dataclass
@@ -101,5 +109,18 @@ class FileStore:
         return time.monotonic() - self._last >= self.every
 
     def clear(self) -> None:
-        """Delete the file."""
+        """Delete the file, and those of its pieces."""
         self.path.unlink(missing_ok=True)
+        if self._pieces.is_dir():
+            for file in self._pieces.rglob("*.safetensors"):
+                file.unlink()
+            for folder in (*sorted(self._pieces.rglob("*/"), reverse=True), self._pieces):
+                folder.rmdir()
+
+    def part(self, name: str) -> FileStore:
+        """A file of this name in a folder beside this one."""
+        return FileStore(self._pieces / f"{name}.safetensors", self.every)
+
+    @property
+    def _pieces(self) -> Path:
+        return self.path.with_name(f"{self.path.name}-pieces")

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from isthmus.atomic import write_bytes_atomic
 from isthmus.errors import MissingDependencyError, SettingError
-from isthmus.experiments.records import PairStudy
 
 if TYPE_CHECKING:
     from isthmus.report.drawing import NamedFigure
@@ -31,12 +30,12 @@ _BROWSERS = ("chromium", "google-chrome", "google-chrome-stable", "chromium-brow
 
 
 def save_figures(
-    study: PairStudy, folder: str | os.PathLike[str], formats: Sequence[str] = ("png", "svg")
+    study: object, folder: str | os.PathLike[str], formats: Sequence[str] = ("png", "svg")
 ) -> tuple[Path, ...]:
     """Write every figure of a study as files: white background, no buttons, sizes that suit a paper.
 
     Args:
-        study: the pair's records.
+        study: a study of any kind.
         folder: where to; made if it is missing. Files there of the same names are replaced.
         formats: of `FORMATS`.
 
@@ -44,14 +43,14 @@ def save_figures(
         The files, figure by figure.
 
     Raises:
-        SettingError: an unknown format.
+        SettingError: an unknown format, or a record that is no study.
         MissingDependencyError: kaleido, or the browser it draws with, is not installed.
 
     Cost: one start of a headless browser (about two seconds) and about a third of a second a file.
     """
-    from isthmus.report.drawing import study_figures  # the plotting library takes a while to import
+    from isthmus.report.studies import page_of  # the plotting library takes a while to import
 
-    return save_named_figures(study_figures(study), folder, formats)
+    return save_named_figures(page_of(study).figures(), folder, formats)
 
 
 def save_named_figures(

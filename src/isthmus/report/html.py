@@ -6,36 +6,28 @@ import os
 import re
 from collections.abc import Sequence
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from isthmus.atomic import write_text_atomic
 from isthmus.errors import SettingError
-from isthmus.experiments.records import PairStudy
-from isthmus.report.formats import interval, percent
-from isthmus.report.sentences import (
-    CAVEAT,
-    VERDICT_SIGNS,
-    VERDICT_WORDS,
-    headline,
-    train_sentence,
-    verdict_sentence,
-)
 
 if TYPE_CHECKING:
+    from isthmus.report.pages import Page
     from isthmus.report.sections import Drawing, Section
 
 _TOGETHER = re.compile(r"(?<=[\d\]]) (?=%)|(?<=\d,) (?=[−\d.]+\])|(?<=\d) (?=× 10)")
 """Spaces at which a line must not break: before a unit and within an interval."""
 
 
-def write_report(records: PairStudy | Sequence[object], path: str | os.PathLike[str]) -> None:
+def write_report(records: object, path: str | os.PathLike[str]) -> None:
     """Write a report as one self-contained HTML file.
 
     The same records give the same bytes. The file holds the plotting library (about 5 MB) and loads nothing:
     a content policy in the page forbids it.
 
     Args:
-        records: a pair's study, or several records of any kind that `plot` draws, one section each.
+        records: a study, or several records: studies with all their sections, and whatever else `plot` draws
+            with one section each.
         path: of the file; written whole or not at all.
 
     Raises:
@@ -44,26 +36,30 @@ def write_report(records: PairStudy | Sequence[object], path: str | os.PathLike[
     write_text_atomic(path, render_report(records))
 
 
-def render_report(records: PairStudy | Sequence[object]) -> str:
+def render_report(records: object) -> str:
     """The page as text: see `write_report`."""
     import jinja2
     from plotly.offline import get_plotlyjs
 
-    from isthmus.report.sections import record_section, study_sections
+    from isthmus.report.sections import record_section
+    from isthmus.report.studies import is_study, page_of
 
-    studies, rest = _sorted_out(records)
-    sections: list[Section] = []
-    for index, study in enumerate(studies, start=1):
-        sections += study_sections(study, f"pair-{index}-" if len(studies) > 1 else "")
+    several = _several(records)
+    studies = [record for record in several if is_study(record)]
+    rest = [record for record in several if not is_study(record)]
+    pages = [
+        page_of(study, f"study-{index}-" if len(studies) > 1 else "")
+        for index, study in enumerate(studies, start=1)
+    ]
+    sections = [section for page in pages for section in page.sections]
     sections += [record_section(record, index) for index, record in enumerate(rest, start=1)]
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["units"] = _with_units
     return environment.from_string(_text("page.html")).render(
-        title=_title(studies),
-        verdicts=[_verdict(study) for study in studies],
-        caveat=CAVEAT,
+        title=_title(pages),
+        pages=pages,
         sections=sections,
         drawings=[_drawn(each) for each in _drawings(sections)],
         style=_text("page.css"),
@@ -72,41 +68,15 @@ def render_report(records: PairStudy | Sequence[object]) -> str:
     )
 
 
-def _sorted_out(records: PairStudy | Sequence[object]) -> tuple[list[PairStudy], list[object]]:
+def _several(records: object) -> list[object]:
     several = list(records) if isinstance(records, (list, tuple)) else [records]
     if not several:
-        raise SettingError("there is nothing to report: expected a PairStudy or at least one record")
-    studies = [record for record in several if isinstance(record, PairStudy)]
-    return studies, [record for record in several if not isinstance(record, PairStudy)]
+        raise SettingError("there is nothing to report: expected a study or at least one record")
+    return several
 
 
-def _title(studies: Sequence[PairStudy]) -> str:
-    return ", ".join(dict.fromkeys(study.task for study in studies)) or "Records"
-
-
-def _verdict(study: PairStudy) -> dict[str, Any]:
-    """What stands at the head of the page."""
-    cards = []
-    for path in study.paths:
-        barrier = path.barrier("error", "test")
-        verdict = barrier.verdict(study.tolerance)
-        cards.append(
-            {
-                "name": path.name,
-                "state": verdict.name.lower(),
-                "badge": f"{VERDICT_SIGNS[verdict]} {VERDICT_WORDS[verdict]}",
-                "value": percent(barrier.height),
-                "interval": interval("error", barrier.low, barrier.high),
-            }
-        )
-    return {
-        "task": study.task,
-        "headline": headline(study),
-        "sentence": verdict_sentence(study),
-        "train": train_sentence(study),
-        "cards": cards,
-        "cards_title": "Error barrier above the mean of the ends, on held-out data, with its interval",
-    }
+def _title(pages: Sequence[Page]) -> str:
+    return ", ".join(dict.fromkeys(page.title for page in pages)) or "Records"
 
 
 def _drawings(sections: Sequence[Section]) -> list[Drawing]:
