@@ -150,7 +150,7 @@ def _write(found: dict[str, list[Comparison]], five: str) -> None:
     body = head.replace("HOURS", f"{hours:.1f}") + "\n" + "\n\n".join(sections) + "\n"
     PAGE.write_text(body, encoding="utf-8")
     record = {name: [_plain(one) for one in several] for name, several in found.items()}
-    PAGE.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    PAGE.with_suffix(".json").write_text(json.dumps(record, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 def _seconds(one: Comparison) -> float:

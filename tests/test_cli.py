@@ -451,7 +451,13 @@ def test_ctrl_c_leaves_a_resumable_run(folder: Path, tmp_path: Path) -> None:
         "--steps",
         "1000000",
     ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A background job without job control inherits Ctrl-C ignored, and Python then leaves it so.
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     state = out.with_name(out.name + ".state")
     while not state.exists():
         assert process.poll() is None
