@@ -36,7 +36,7 @@ def align_many(
     ),
     merged: Annotated[
         Path | None,
-        typer.Option(help="File for their mean. [default: merged.safetensors in --out]", show_default=False),
+        typer.Option(help="File for their mean. (default: merged.safetensors in --out)", show_default=False),
     ] = None,
     restarts: Restarts = 1,
     data: Data = None,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from isthmus.cli.options import (
     AsJson,
     BatchNorm,
@@ -14,7 +18,8 @@ from isthmus.cli.options import (
     Data,
     Device,
     Examples,
-    Kind,
+    Figures,
+    Level,
     Out,
     Points,
     Quiet,
@@ -25,6 +30,7 @@ from isthmus.cli.options import (
 )
 from isthmus.cli.session import guarded
 from isthmus.cli.story import tell
+from isthmus.errors import SettingError
 
 
 @guarded
@@ -32,11 +38,14 @@ def curve(
     a: CheckpointA,
     b: CheckpointB,
     task: TaskName,
-    curve: Kind = "bezier",
+    kind: Annotated[
+        str, typer.Option("--kind", "--curve", help="bezier, chain, neb (elastic band), or string.")
+    ] = "bezier",
     bends: Bends = 1,
-    curve_steps: CurveSteps = 1000,
+    curve_steps: CurveSteps = None,
     curve_epochs: CurveEpochs = None,
     curve_rate: CurveRate = None,
+    level: Level = None,
     points: Points = 25,
     examples: Examples = 2000,
     batchnorm: BatchNorm = "recalibrate",
@@ -46,17 +55,22 @@ def curve(
     out: Out = None,
     device: Device = "cpu",
     seed: Seed = 0,
+    figures: Figures = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fit a Bézier curve or a polygonal chain of low loss from A to B, and measure it.
+    """Find a path of low loss from A to B, and measure it: a curve, an elastic band, or a string.
 
-    Writes a run folder with the curve's controls and a report. To fit after alignment, give the aligned B,
-    or use `isthmus connect`.
+    bezier and chain are fitted at random points (Garipov et al.); neb is a band of pivots that settles at the
+    saddle (Draxler et al.); string looks for a path below a level of the loss, and says whether it found one
+    (Freeman and Bruna). Writes a run folder with the path's controls and a report. To fit after alignment,
+    give the aligned B, or use `isthmus connect`.
     """
+    if kind == "none":
+        raise SettingError("the kind none finds no path; expected bezier, chain, neb or string")
     tell(
-        "curve", a, b, task, data, out, quiet=quiet, as_json=as_json, figures=False,
-        points=points, examples=examples, align=False, curve=curve, bends=bends, curve_steps=curve_steps,
-        curve_epochs=curve_epochs, curve_rate=curve_rate, plane=0, batchnorm=batchnorm,
+        "curve", a, b, task, data, out, quiet=quiet, as_json=as_json, figures=figures,
+        points=points, examples=examples, align=False, curve=kind, bends=bends, curve_steps=curve_steps,
+        curve_epochs=curve_epochs, curve_rate=curve_rate, level=level, plane=0, batchnorm=batchnorm,
         recalibration=recalibration, tolerance=tolerance, seed=seed, device=device,
     )  # fmt: skip

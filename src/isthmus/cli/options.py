@@ -45,15 +45,33 @@ Method = Annotated[
     str, typer.Option(help="How units are matched: weight, activation, ste, learned, sinkhorn or anneal.")
 ]
 Restarts = Annotated[int, typer.Option(help="Starts of weight matching; the best is kept.")]
-Kind = Annotated[str, typer.Option("--curve", help="bezier, chain, or none.")]
-Bends = Annotated[int, typer.Option(help="Inner control points of the curve.")]
-CurveSteps = Annotated[int, typer.Option(help="Gradient steps of a curve's fit.")]
+Kind = Annotated[
+    str,
+    typer.Option("--curve", help="bezier, chain, neb (elastic band), string (string sampling), or none."),
+]
+Bends = Annotated[
+    int, typer.Option(help="Inner control points of the curve; pivots that a band begins with.")
+]
+CurveSteps = Annotated[
+    int | None,
+    typer.Option(
+        help="Gradient steps of a fit; of each bead of a string. (default: 1000 of a curve; a band's or "
+        "string's own)",
+        show_default=False,
+    ),
+]
+Level = Annotated[
+    float | None,
+    typer.Option(
+        help="Training loss that a string may not exceed. (default: from the ends' loss)", show_default=False
+    ),
+]
 CurveEpochs = Annotated[
     float | None, typer.Option(help="Passes over the training data, instead of steps.", show_default=False)
 ]
 CurveRate = Annotated[
     float | None,
-    typer.Option(help="Peak rate of the fit. [default: 0.3 of the recipe's]", show_default=False),
+    typer.Option(help="Peak rate of the fit. (default: 0.3 of the recipe's)", show_default=False),
 ]
 PlaneNodes = Annotated[int, typer.Option("--plane", help="Nodes along a plane's longer side; 0 draws none.")]
 PlaneExamples = Annotated[int, typer.Option(help="Held-out examples at each node of a plane.")]

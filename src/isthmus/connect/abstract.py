@@ -14,7 +14,7 @@ from torch import Tensor
 
 from isthmus.errors import CheckpointError, SettingError
 from isthmus.fanout import Fanout
-from isthmus.io.checkpoints import load_weights, save_weights
+from isthmus.io.checkpoints import read_checkpoint, save_weights
 from isthmus.io.state import Store
 from isthmus.landscape import AbstractLandscape, Evaluation
 from isthmus.path import AbstractPath, Bezier, Chain, Segment
@@ -162,16 +162,24 @@ def save_controls(path: AbstractPath, folder: Path) -> None:
         save_weights(control, folder / f"{index}.safetensors", {"kind": path.kind})
 
 
-def load_controls(folder: Path, kind: str) -> AbstractPath:
+def load_controls(folder: Path, kind: str | None = None) -> AbstractPath:
     """Read back a path from its controls.
 
+    Args:
+        folder: that `save_controls` wrote.
+        kind: of the path; by default the one that the files themselves name.
+
     Raises:
-        CheckpointError: the folder holds no controls, or one cannot be read.
+        CheckpointError: the folder holds no controls, or one cannot be read, or none names the kind.
     """
     files = sorted(folder.glob("[0-9]*.safetensors"), key=lambda file: int(file.stem))
     if not files:
         raise CheckpointError(f"{folder} holds no controls: expected 0.safetensors, 1.safetensors, …")
-    controls = tuple(load_weights(file) for file in files)
+    found = [read_checkpoint(file) for file in files]
+    controls = tuple(each.weights for each in found)
+    kind = kind or found[0].metadata.get("kind")
+    if kind is None:
+        raise CheckpointError(f"{files[0]} does not say what kind of path it is a control of; give the kind")
     if kind == Segment.kind:
         return Segment(*controls)
     if kind not in PATH_KINDS:

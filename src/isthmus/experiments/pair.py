@@ -13,8 +13,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from isthmus.connect import CurveConnector, Outcome
+from isthmus.connect import Outcome
 from isthmus.connect.abstract import PATH_KINDS, load_controls, save_controls
+from isthmus.connect.kinds import KINDS, connector_named
 from isthmus.errors import SettingError
 from isthmus.experiments.measuring import matching_record, study_path
 from isthmus.experiments.records import End, Fit, Matching, Merge, PairStudy, PathStudy
@@ -41,11 +42,13 @@ class PairSettings:
         points: positions of a profile's even grid.
         examples: examples of each split that profiles use (None: all). Ends and merges always use all.
         align: whether to align B to A.
-        curve: "bezier", "chain", or "none".
-        bends: inner controls of the curve.
-        curve_steps: gradient steps of a fit, unless `curve_epochs` is given.
+        curve: "bezier", "chain", "neb" (an elastic band), "string" (dynamic string sampling), or "none".
+        bends: inner controls of the curve; pivots that a band begins with.
+        curve_steps: gradient steps of a fit (of each bead of a string), instead of `curve_epochs`; if
+            neither is given, 1,000 of a curve, and the connector's own default of a band or a string.
         curve_epochs: passes over the training data of a fit.
         curve_rate: peak rate; 0.3 of the recipe's by default.
+        level: of a string, the training loss that the path may not exceed; the connector's by default.
         plane: nodes along the longer side of the planes; 0 draws none.
         plane_examples: held-out examples a node, and as many training examples for its batch norm.
         method: of the matching, a name from `isthmus.match.methods`.
@@ -62,9 +65,10 @@ class PairSettings:
     align: bool = True
     curve: str = "bezier"
     bends: int = 1
-    curve_steps: int = 1000
+    curve_steps: int | None = None
     curve_epochs: float | None = None
     curve_rate: float | None = None
+    level: float | None = None
     plane: int = 21
     plane_examples: int = 300
     method: str = "weight"
@@ -76,8 +80,10 @@ class PairSettings:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.curve not in (*PATH_KINDS, "none"):
-            raise SettingError(f"expected the curve {', '.join(PATH_KINDS)} or none, got {self.curve!r}")
+        if self.curve not in (*KINDS, "none"):
+            raise SettingError(f"expected the curve {', '.join(KINDS)} or none, got {self.curve!r}")
+        if self.level is not None and self.curve != "string":
+            raise SettingError(f"a level is for the curve 'string', got one for {self.curve!r}")
         if self.method not in METHODS:
             raise SettingError(f"expected a method of matching ({', '.join(METHODS)}), got {self.method!r}")
         policy_named(self.batchnorm)
@@ -89,7 +95,7 @@ class PairSettings:
             value = getattr(self, name)
             if value is not None and value < fewest:
                 raise SettingError(f"{_spoken(name)} must be at least {fewest}, got {value}")
-        for name in ("curve_epochs", "curve_rate"):
+        for name in ("curve_epochs", "curve_rate", "level"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise SettingError(f"{_spoken(name)} must be a number above 0, got {value}")
@@ -269,9 +275,10 @@ class _Story:
         """The curve, and the curve after alignment, each with its study or what went wrong."""
         if self.settings.curve == "none":
             return {}
-        found = {"curve": self._curve("curve", self.b.weights, aligned=False)}
+        name = KINDS[self.settings.curve]
+        found = {name: self._curve(name, self.b.weights, aligned=False)}
         if self.settings.align:
-            found["aligned curve"] = self._curve("aligned curve", self.aligned, aligned=True)
+            found[f"aligned {name}"] = self._curve(f"aligned {name}", self.aligned, aligned=True)
         return found
 
     def _curve(self, name: str, far: Weights, aligned: bool) -> tuple[AbstractPath, PathStudy] | str:
@@ -280,28 +287,28 @@ class _Story:
         store = self.run.store(_slug(name))
 
         def fitted() -> Fit:
-            connector = CurveConnector(
+            connector = connector_named(
                 s.curve,
                 s.bends,
                 epochs=s.curve_epochs,
                 steps=None if s.curve_epochs else s.curve_steps,
                 rate=s.curve_rate,
+                level=s.level,
                 seed=s.seed,
             )
             ends = (self.a.weights, far)
             shown = Titled(self.progress, name)
             found = connector.connect(ends, self.landscape, store=store, progress=shown)
-            if found.outcome is Outcome.COMPLETED:
+            if found.outcome is not Outcome.DIVERGED:
                 save_controls(found.path, folder)
-            return Fit(found.history, found.outcome.value, found.steps, found.settings)
+            return Fit(found.history, found.outcome.value, found.steps, found.settings, found.saddle)
 
         fit = self.run.record(f"{_slug(name)}-fit", Fit, fitted)
         store.clear()
-        if fit.outcome != Outcome.COMPLETED.value:
+        if fit.outcome == Outcome.DIVERGED.value:
             return f"The fit of the {name} stopped after {fit.steps} steps: {fit.outcome}."
-        path = load_controls(folder, s.curve)
-        ends = (self.a.weights, *path.controls[1:-1], far)
-        path = PATH_KINDS[s.curve](ends)
+        path = load_controls(folder)
+        path = PATH_KINDS[path.kind]((self.a.weights, *path.controls[1:-1], far))
         return path, self._study(name, path, aligned, fit)
 
     def _planes(self, curves: Mapping[str, tuple[AbstractPath, PathStudy]]) -> Iterator[Surface]:

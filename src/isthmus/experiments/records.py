@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from isthmus.barriers import Barrier, Profile
+from isthmus.connect import Saddle
 from isthmus.scores import Score
 from isthmus.surfaces import Surface
 
@@ -96,12 +97,15 @@ class Fit:
         outcome: how it ended, a sentence.
         steps: gradient steps taken.
         settings: every setting, by name.
+        saddle: the highest point that the procedure itself evaluated, on training data; None for a curve,
+            whose fit evaluates none.
     """
 
     history: Tensor
     outcome: str
     steps: int
     settings: dict[str, str | int | float]
+    saddle: Saddle | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +113,7 @@ class PathStudy:
     """One path, measured.
 
     Attributes:
-        name: "naive line", "aligned line", "curve" or "aligned curve".
+        name: "naive line", "aligned line", "curve" or "aligned curve" (or band, or string).
         kind: "segment", "bezier" or "chain".
         aligned: whether its far end is the aligned B.
         profiles: on train and on test.
