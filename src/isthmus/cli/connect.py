@@ -75,6 +75,6 @@ def connect(
         "connect", a, b, task, data, out, quiet=quiet, as_json=as_json, figures=figures,
         points=points, examples=examples, align=align, curve=curve, bends=bends, curve_steps=curve_steps,
         curve_epochs=curve_epochs, curve_rate=curve_rate, level=level, plane=plane,
-        plane_examples=plane_examples, method=method, restarts=restarts, batchnorm=batchnorm, recalibration=recalibration,
-        tolerance=tolerance, seed=seed, device=device,
+        plane_examples=plane_examples, method=method, restarts=restarts, batchnorm=batchnorm,
+        recalibration=recalibration, tolerance=tolerance, seed=seed, device=device,
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -28,6 +28,23 @@ from isthmus.weights import Weights
 
 _KEPT_STATISTICS = 64
 """Points of one path whose batch-norm statistics are kept: as many as a profile has."""
+_OUTPUTS_HELD = 1 << 26
+"""Bytes of one point's outputs that `predictions` holds at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What one point says of some batches.
+
+    Attributes:
+        point: its number.
+        batches: on the landscape's device, targets included.
+        outputs: what the task's `forward` gave, one a batch.
+    """
+
+    point: int
+    batches: list[Batch]
+    outputs: list[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +143,68 @@ class Landscape(AbstractLandscape):
                         errors[index].append(_kept(self.task.errors(output, batch)))
                 del point  # before the next is made: one point's memory, not two
         return torch.stack([torch.cat(row) for row in losses]), _shares([torch.cat(row) for row in errors])
+
+    def predictions(
+        self,
+        points: Sequence[Weights],
+        split: str = "test",
+        share: tuple[int, int] = (0, 1),
+        progress: Progress | None = None,
+    ) -> Iterator[Predictions]:
+        """The outputs of every point, some batches at a time: one point after the other on the same batches.
+
+        Args:
+            points: weights of the task's layout, or `path.at(t)`, as in `evaluate`.
+            split: "train" or "test".
+            share: (k, n): only every n-th batch, from number k on, for work that is spread over the data.
+            progress: shows how many batches are done; silent by default.
+
+        Returns:
+            For some batches the outputs of point 0, then of point 1 and so on; then the next batches.
+
+        Limits: memory is one point's outputs on the batches of a turn: 64 MiB, or one batch's. What reads
+        them has to reduce them before it asks for more.
+        """
+        require_split(split)
+        buffers: list[Mapping[str, Tensor]] = []
+        shown, before = progress or Silent(), 0
+        for number, chunk in enumerate(self.task.split(split).chunks(self.batch, self.limit), start=1):
+            mine = [batch for at, batch in enumerate(chunk, start=before) if at % share[1] == share[0]]
+            before += len(chunk)
+            done, total = 0, len(mine) * len(points)
+            with shown.bar(_bar_name("predictions", split, number), total) as bar:
+                while mine:
+                    here: list[Batch] = []
+                    for index in range(len(points)):
+                        found = self._outputs(points, index, buffers, here or mine, not here)
+                        here = found.batches
+                        yield found
+                        done += len(here)
+                        bar(done)
+                    mine = mine[len(here) :]
+
+    def _outputs(
+        self,
+        points: Sequence[Weights],
+        index: int,
+        buffers: list[Mapping[str, Tensor]],
+        batches: list[Batch],
+        cut: bool,
+    ) -> Predictions:
+        """One point's outputs on these batches; if they may be cut, only until enough memory is held."""
+        point = points[index].to(self.network.device)
+        held, outputs, used = 0, list[Any](), list[Batch]()
+        with torch.no_grad(), self.network.at(point) as module:
+            if len(buffers) == index:
+                buffers.append(self._buffers(points, index, point, module))
+            self.network.set_buffers(buffers[index])
+            for batch in batches:
+                used.append(to_device(batch, self.network.device))
+                outputs.append(self.task.run(module, used[-1]))
+                held += _bytes_of(outputs[-1])
+                if cut and held >= _OUTPUTS_HELD:
+                    break
+        return Predictions(index, used, outputs)
 
     def _buffers(
         self, points: Sequence[Weights], index: int, point: Weights, module: nn.Module
@@ -251,12 +330,22 @@ def _kept(values: Tensor) -> Tensor:
 
 def _counted(total: int, progress: Progress, split: str, chunk: int) -> Iterator[int]:
     """The numbers of the points, with a bar; a loader's later chunks of data are told apart."""
-    with progress.bar(
-        f"points on {split}" + (f", part {chunk} of the data" if chunk > 1 else ""), total
-    ) as bar:
+    with progress.bar(_bar_name("points", split, chunk), total) as bar:
         for index in range(total):
             yield index
             bar(index + 1)
+
+
+def _bar_name(what: str, split: str, chunk: int) -> str:
+    return f"{what} on {split}" + (f", part {chunk} of the data" if chunk > 1 else "")
+
+
+def _bytes_of(output: Any) -> int:
+    """The memory of an output, where it is made of tensors."""
+    if isinstance(output, Tensor):
+        return output.nbytes
+    parts = output.values() if isinstance(output, Mapping) else output
+    return sum(map(_bytes_of, parts)) if isinstance(parts, Iterable) and not isinstance(parts, str) else 0
 
 
 def _pieces(points: Sequence[Weights], fanout: Fanout) -> list[Sequence[Weights]]:
