@@ -288,9 +288,15 @@ def test_bad_settings_are_refused(folder: Path, tmp_path: Path) -> None:
         "barrier", "--task", task, a, b, "--batchnorm", "reset"
     )
     assert "points" in refused("connect", "--task", task, a, b, "--points", 1, "--out", tmp_path / "o")
-    assert "bezier, chain or none" in refused(
+    assert "bezier, chain, neb, string or none" in refused(
         "connect", "--task", task, a, b, "--curve", "spline", "--out", tmp_path / "o"
     )
+    curve = ["curve", "--task", task, a, b, "--out", tmp_path / "o"]
+    assert "finds no path" in refused(*curve, "--kind", "none")
+    assert "a level is for the kind 'string'" in refused(*curve, "--level", 0.1)
+    assert "epochs are for the fit of a curve" in refused(*curve, "--kind", "neb", "--curve-epochs", 1)
+    assert "leave out the bends" in refused(*curve, "--kind", "string", "--bends", 2)
+    assert "not both" in refused(*curve, "--curve-epochs", 1, "--curve-steps", 10)
     assert "cannot be used here" in refused("barrier", "--task", task, a, b, "--device", "quantum")
     assert "--input must be a shape" in refused("symmetry", "--model", f"{task}:build", "--input", "3,x")
     assert "either --task, or --model" in refused("symmetry")

@@ -4,7 +4,19 @@ import pytest
 import torch
 
 from conftest import Killed, Killer
-from isthmus import AnalyticLandscape, CurveConnector, Landscape, Segment, Weights, barrier, profile, train
+from isthmus import (
+    AnalyticLandscape,
+    BandConnector,
+    CurveConnector,
+    Cycle,
+    Landscape,
+    Segment,
+    StringConnector,
+    Weights,
+    barrier,
+    profile,
+    train,
+)
 from isthmus.connect import AbstractConnector, Outcome
 from isthmus.errors import SettingError
 from isthmus.io.state import FileStore
@@ -13,7 +25,13 @@ CONNECTORS: dict[str, AbstractConnector] = {
     "bezier": CurveConnector("bezier", steps=120, seed=3),
     "bezier of three bends": CurveConnector("bezier", bends=3, steps=120, seed=3),
     "chain": CurveConnector("chain", steps=120, seed=3),
+    "bezier by arc length": CurveConnector(sampling="arc", steps=120, seed=3),
+    "chain of three starts": CurveConnector("chain", restarts=3, steps=120, seed=3),
+    "string": StringConnector(times=1.5, steps=600),
+    "band": BandConnector(cycles=(Cycle(30, 0.03),) * 3, threshold=0.05, seed=3),
 }
+
+SUCCEEDED = (Outcome.COMPLETED, Outcome.CONNECTED_AT_LEVEL)
 
 
 @pytest.fixture(params=CONNECTORS, ids=list(CONNECTORS))
@@ -37,7 +55,7 @@ def test_the_path_is_lower_than_the_line(connector, ends, task) -> None:
     found = connector.connect(ends, land)
     line, path = (barrier(profile(p, land, split="train")).height for p in (Segment(*ends), found.path))
     assert path < 0.8 * line
-    assert found.outcome is Outcome.COMPLETED
+    assert found.outcome in SUCCEEDED
     assert found.length >= found.endpoint_distance * (1 - 1e-9)
 
 
@@ -59,7 +77,7 @@ def test_a_kill_changes_nothing(connector, ends, task, tmp_path) -> None:
 def test_it_runs_on_any_landscape(connector) -> None:
     land = AnalyticLandscape(lambda x: x.square().sum())
     points = [Weights.from_state_dict({"x": torch.tensor(p)}) for p in ([1.0, 0.0], [0.0, 1.0])]
-    assert connector.connect(points, land).outcome is Outcome.COMPLETED
+    assert connector.connect(points, land).outcome in SUCCEEDED
 
 
 def test_points_in_between_are_where_inner_controls_start(ends, task) -> None:

@@ -23,10 +23,13 @@ from isthmus import (
     save_controls,
     train,
 )
+from isthmus.connect.abstract import find_saddle
 from isthmus.connect.curve import CurveSettings
 from isthmus.errors import CheckpointError, RunError, SettingError
+from isthmus.fanout import Serial
 from isthmus.io.state import FileStore
 from isthmus.landscape import Recipe
+from isthmus.path.bend import bent
 from isthmus.seeds import seeded
 
 
@@ -171,6 +174,161 @@ def test_shares_of_data_parallel_ranks_add_up(task: Task, pair) -> None:
     assert_close((ranks[0].seen[0] + ranks[1].seen[0]) / 2, alone.seen[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("kind", "longest"), [(Chain, 0.75), (Bezier, 0.5)])
+def test_positions_are_uniform_in_arc_length(kind, longest: float) -> None:
+    """Along a curve whose pieces are as 3 to 1, held still by a rate of nearly nothing.
+
+    Kolmogorov–Smirnov: the largest gap between the shares of the length and a uniform law, times √n, is
+    above 1.63 in one of a hundred samples. Positions uniform in t fail it.
+    """
+    places = ([0.0, 0.0], [6.0, 0.0], [6.0, 2.0])
+    path = kind([Weights.from_state_dict({"x": torch.tensor(p)}) for p in places])
+    visited: dict[str, list[torch.Tensor]] = {}
+    for sampling in ("arc", "uniform"):
+        seen = visited.setdefault(sampling, [])
+
+        def look(x: torch.Tensor, seen: list[torch.Tensor] = seen) -> torch.Tensor:
+            seen.append(x.detach().double().clone())
+            return (x * 0).sum()
+
+        land = AnalyticLandscape(look)
+        fit_curve(path, land, steps=2000, rate=1e-12, decay=0.0, sampling=sampling, seed=2)
+    grid = torch.linspace(0, 1, 20_001, dtype=torch.float64)
+    points = path.coefficients(grid) @ torch.stack([w.vector.double() for w in path.controls])
+    along = path.distances(grid) / path.distances(grid)[-1]
+
+    def statistic(seen: list[torch.Tensor]) -> float:
+        nearest = torch.cdist(torch.stack(seen), points).argmin(dim=1)
+        shares = along[nearest].sort().values
+        ranks = torch.arange(1, len(shares) + 1, dtype=torch.float64) / len(shares)
+        return float((shares - ranks).abs().max()) * len(shares) ** 0.5
+
+    assert len(visited["arc"]) == 2000
+    assert statistic(visited["arc"]) < 1.63
+    assert statistic(visited["uniform"]) > 4
+
+
+def test_arc_sampling_is_the_naive_one(task: Task, pair) -> None:
+    """The length measured by hand every fifty steps; then the same step as ever."""
+    path = Chain((pair[0], random_weights(pair[0], 3) * 0.3, pair[1]))
+    found = fit_curve(path, Landscape(task), steps=60, rate=0.05, decay=0.01, seed=4, sampling="arc")
+    shares = torch.rand(60, generator=seeded(4, "positions"), dtype=torch.float64)
+    middle, velocity = path.controls[1].vector.clone(), torch.zeros_like(path.controls[1].vector)
+    batches = task.split("train").stream(4, 32)
+    land = Landscape(task)
+    settings = CurveSettings(epochs=1, batch=32, rate=0.05)
+    vector, gradient = torch.empty_like(middle), torch.empty_like(middle)
+    with land.descent(vector, gradient) as slope:
+        for step in range(60):
+            if step % 50 == 0:
+                legs = [float((middle - end.vector).norm()) for end in pair]
+                turn = legs[0] / sum(legs)
+            u = float(shares[step])
+            t = 0.5 * u / turn if u < turn else 0.5 + 0.5 * (u - turn) / (1 - turn)
+            row = path.coefficients(torch.tensor([t], dtype=torch.float64))[0].float()
+            vector.copy_(row[0] * pair[0].vector + row[1] * middle + row[2] * pair[1].vector)
+            gradient.copy_(0.01 * vector)
+            slope(next(batches))
+            velocity.mul_(0.9).add_(row[1] * gradient)
+            middle.sub_(settings.rate_at(step, 60) * velocity)
+    assert_close(found.path.controls[1].vector, middle, rtol=1e-3, atol=1e-4)
+
+
+def test_arc_sampling_resumes_to_the_identical_curve(task: Task, pair, tmp_path) -> None:
+    start, land = Bezier.between(*pair, 2), Landscape(task)
+    whole = fit_curve(start, land, steps=130, seed=7, sampling="arc")
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        fit_curve(start, land, steps=130, seed=7, sampling="arc", store=Killer(path, after=77))
+    resumed = fit_curve(start, land, steps=130, seed=7, sampling="arc", store=FileStore(path))
+    assert all(x.equal(y) for x, y in zip(resumed.path.controls, whole.path.controls, strict=True))
+    with pytest.raises(RunError, match="belongs to other settings"):
+        fit_curve(start, land, steps=130, seed=7, store=FileStore(path))
+
+
+def ridge(x: torch.Tensor) -> torch.Tensor:
+    """A hill between two minima at (±1, 0); the pass at (0, −1) is lower than the one at (0, 1)."""
+    return (x.square().sum() - 1).square() + 0.4 * x[1] + 0.4 * x[1].square()
+
+
+def test_restarts_find_the_lower_side() -> None:
+    """From a symmetrical start on the ridge the fit stays there; a bend leads off; the lowest is kept."""
+
+    def symmetrical(x: torch.Tensor) -> torch.Tensor:
+        return (x.square().sum() - 1).square()
+
+    ends = [Weights.from_state_dict({"x": torch.tensor(p)}) for p in ([-1.0, 0.0], [1.0, 0.0])]
+    start, given = Chain.between(*ends, 3), {"steps": 1200, "rate": 0.02, "decay": 0.0}
+    land = AnalyticLandscape(symmetrical)
+    alone = fit_curve(start, land, **given)
+    assert find_saddle(alone.path, land).loss > 0.9
+    several = fit_curve(start, land, restarts=3, **given)
+    assert several.saddle.loss < 0.2
+    assert several.settings["start"] in (1, 2)
+
+    tilted = AnalyticLandscape(ridge)
+    sides = [fit_curve(bent(start, 0.1, 0, number), tilted, **given).path for number in range(3)]
+    kept = fit_curve(start, tilted, restarts=3, **given)
+    heights = [find_saddle(side, tilted, 11).loss for side in sides]
+    assert kept.saddle.loss == min(heights)
+    lowest = sides[heights.index(min(heights))]
+    assert all(x.equal(y) for x, y in zip(kept.path.controls, lowest.controls, strict=True))
+    assert kept.settings["start"] == heights.index(min(heights))
+
+
+def test_restarts_are_deterministic_and_resume(task: Task, pair, tmp_path) -> None:
+    start, land = Bezier.between(*pair), Landscape(task)
+    whole = fit_curve(start, land, steps=30, restarts=3, spread=0.3, seed=1)
+    torch.manual_seed(5)
+    again = fit_curve(start, land, steps=30, restarts=3, spread=0.3, seed=1, fanout=Serial())
+    assert again.path.controls[1].equal(whole.path.controls[1])
+    assert again.saddle == whole.saddle
+    store = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        fit_curve(
+            start, land, steps=30, restarts=3, spread=0.3, seed=1, store=Killer(store, after=50, every=7)
+        )
+    resumed = fit_curve(start, land, steps=30, restarts=3, spread=0.3, seed=1, store=FileStore(store))
+    assert resumed.path.controls[1].equal(whole.path.controls[1])
+    assert resumed.saddle == whole.saddle
+    alone = fit_curve(start, land, steps=30, seed=1)
+    assert whole.saddle.loss <= find_saddle(alone.path, land, 11).loss
+    assert whole.settings["restarts"] == 3
+
+
+def test_any_loss_of_each_example_is_descended() -> None:
+    """Regression by a loss of one's own: the first step's gradient is that loss's, and the curve is lower."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(128, 8, generator=generator)
+    y = x[:, :3].sin()
+
+    def absolute(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return (output - target).abs().pow(1.5).sum(dim=1)
+
+    def off(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return ((output - target).abs().amax(dim=1) > 0.5).float()
+
+    recipe = Recipe(epochs=30, batch=32, rate=0.02, weight_decay=0.0)
+    task = Task(model=mlp, train=(x, y), test=(x, y), loss=absolute, error=off, recipe=recipe)
+    ends = train(task, 1), train(task, 2)
+    start, land = Bezier.between(*ends), Landscape(task)
+
+    step = fit_curve(start, land, steps=1, rate=1.0, momentum=0.0, decay=0.0, batch=128)
+    t = torch.rand(1, generator=seeded(0, "positions"), dtype=torch.float64)
+    row = start.coefficients(t)[0].float()
+    theta = sum(c * w.vector for c, w in zip(row, start.controls, strict=True)).requires_grad_()
+    module = mlp()
+    sizes = [p.numel() for p in module.parameters()]
+    pieces = zip(module.named_parameters(), theta.split(sizes), strict=True)
+    parameters = {name: piece.view(own.shape) for (name, own), piece in pieces}
+    absolute(torch.func.functional_call(module, parameters, x), y).mean().backward()
+    moved = step.path.controls[1].vector - start.controls[1].vector
+    assert_close(moved, -row[1] * theta.grad, rtol=1e-4, atol=1e-6)
+
+    found = fit_curve(start, land, epochs=60, restarts=3)
+    assert found.saddle.loss < 0.7 * find_saddle(Segment(*ends), land).loss
+
+
 def test_divergence_is_an_outcome(task: Task, pair) -> None:
     found = fit_curve(Bezier.between(*pair), Landscape(task), steps=400, rate=1e6)
     assert found.outcome is Outcome.DIVERGED
@@ -203,3 +361,9 @@ def test_refusals(task: Task, pair) -> None:
         fit_curve(Bezier.between(*pair), Landscape(task), epochs=1, steps=3)
     with pytest.raises(SettingError, match="momentum"):
         fit_curve(Bezier.between(random_weights(pair[0], 1), pair[1]), Landscape(task), momentum=1.0)
+    with pytest.raises(SettingError, match="sampling='uniform' or 'arc'"):
+        fit_curve(Bezier.between(*pair), Landscape(task), sampling="length")
+    with pytest.raises(SettingError, match="at least 1 restart and a spread above 0"):
+        fit_curve(Bezier.between(*pair), Landscape(task), restarts=0)
+    with pytest.raises(SettingError, match="a spread above 0"):
+        fit_curve(Bezier.between(*pair), Landscape(task), restarts=2, spread=-1.0)

@@ -1,6 +1,7 @@
 """Geometry of paths: exact ends, lengths known in closed form, tangents against differences."""
 
 import math
+from fractions import Fraction
 from itertools import pairwise
 
 import pytest
@@ -11,6 +12,8 @@ from torch.testing import assert_close
 from conftest import random_weights
 from isthmus import Bezier, Chain, Plane, Segment, Weights, combine
 from isthmus.errors import LayoutError, SettingError
+from isthmus.path.arc import positions_at_shares
+from isthmus.path.bend import bent
 
 
 def controls(count: int) -> list[Weights]:
@@ -79,6 +82,59 @@ def test_straight_starts_lie_on_the_segment() -> None:
         assert len(path.controls) == 5
         assert path.length == pytest.approx(a.distance(b))
         assert_close(path(0.25).vector, Segment(a, b)(0.25).vector)
+
+
+@pytest.mark.parametrize("degree", [2, 7, 30, 100, 1100])
+def test_bernstein_polynomials_at_high_degrees(degree: int) -> None:
+    """Exact rational values; the sum is one and nothing is negative, where powers and binomials overflow."""
+    point = Weights.from_state_dict({"x": torch.zeros(1, dtype=torch.float64)})
+    t = torch.linspace(0, 1, 9, dtype=torch.float64)
+    found = Bezier([point] * (degree + 1)).coefficients(t)
+    assert_close(found.sum(dim=1), torch.ones(9, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert float(found.min()) >= 0
+    for row, k in ((1, 0), (3, degree // 3), (4, degree // 2), (7, degree)):
+        where = Fraction(float(t[row]))
+        exact = math.comb(degree, k) * where**k * (1 - where) ** (degree - k)
+        assert float(found[row, k]) == pytest.approx(float(exact), rel=1e-12)
+
+
+@pytest.mark.parametrize("bends", [1, 9, 60])
+def test_chains_of_many_bends(bends: int) -> None:
+    """Coefficients sum to one and are not negative; every control is met; the straight start is straight."""
+    a, b, *_ = controls(2)
+    path = Chain.between(a, b, bends)
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    found = path.coefficients(t)
+    assert_close(found.sum(dim=1), torch.ones(1001, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert float(found.min()) >= 0
+    knots = path.coefficients(torch.linspace(0, 1, bends + 2, dtype=torch.float64))
+    assert_close(knots, torch.eye(bends + 2, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert path.length == pytest.approx(a.distance(b))
+
+
+def test_positions_by_arc_length() -> None:
+    """A chain whose first piece is three times as long: half of its length is covered at t = 1/3."""
+    places = ([0.0, 0.0], [3.0, 0.0], [3.0, 1.0])
+    chain = Chain([Weights.from_state_dict({"w": torch.tensor(p, dtype=torch.float64)}) for p in places])
+    grid = torch.linspace(0, 1, 201, dtype=torch.float64)
+    shares = torch.tensor([0.0, 0.5, 0.75, 0.875, 1.0], dtype=torch.float64)
+    found = positions_at_shares(grid, chain.distances(grid), shares)
+    assert_close(found, torch.tensor([0, 1 / 3, 0.5, 0.75, 1], dtype=torch.float64))
+    assert torch.equal(positions_at_shares(grid, torch.zeros(201, dtype=torch.float64), shares), shares)
+
+
+def test_bent_starts_are_mirrored_pairs() -> None:
+    a, b, *_ = controls(2)
+    path = Bezier.between(a, b, 3)
+    assert bent(path, 0.2, 5, 0) is path
+    one, two, three = (bent(path, 0.2, 5, number) for number in (1, 2, 3))
+    every = zip(path.controls, one.controls, two.controls, three.controls, strict=True)
+    for straight, left, right, other in every:
+        assert_close((left.vector + right.vector) / 2, straight.vector)
+        inner = straight is not a and straight is not b
+        assert left.distance(straight) == pytest.approx(0.2 * a.distance(b) if inner else 0)
+        assert inner == (not other.equal(left))
+    assert bent(path, 0.2, 5, 1).controls[2].equal(one.controls[2])
 
 
 def test_the_plane_holds_its_three_models() -> None:

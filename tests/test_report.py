@@ -333,7 +333,7 @@ def test_the_page_says_everything_in_order(study):
     assert titles == [
         "The two networks", "The paths between them", "Along the paths", "The barriers side by side",
         "The plane through three networks", "How long the paths are", "What was matched",
-        "How the curves were fitted", "How to read this", "Provenance",
+        "How the paths were found", "How to read this", "Provenance",
     ]  # fmt: skip
     assert page.count("<h1>") == 1
     for said in (

@@ -18,6 +18,7 @@ from isthmus.errors import SettingError
 from isthmus.fanout import Fanout
 from isthmus.landscape import AbstractLandscape, Evaluation
 from isthmus.path import AbstractPath
+from isthmus.path.arc import positions_at_shares
 from isthmus.progress import Progress
 from isthmus.seeds import seeded
 
@@ -313,12 +314,7 @@ def _insert(t: Tensor, found: Evaluation, fresh: Tensor, more: Evaluation) -> tu
 def _even_in_arc_length(path: AbstractPath, points: int) -> Tensor:
     """Positions that cut the path into pieces of equal length."""
     grid = torch.linspace(0, 1, 40 * points + 1, dtype=torch.float64)
-    along = path.distances(grid)
-    if float(along[-1]) == 0:
-        return torch.linspace(0, 1, points, dtype=torch.float64)
-    wanted = torch.linspace(0, 1, points, dtype=torch.float64) * along[-1]
-    right = torch.searchsorted(along, wanted).clamp(1, len(grid) - 1)
-    share = (wanted - along[right - 1]) / (along[right] - along[right - 1]).clamp_min(1e-300)
-    t = grid[right - 1] + share.clamp(0, 1) * (grid[right] - grid[right - 1])
+    shares = torch.linspace(0, 1, points, dtype=torch.float64)
+    t = positions_at_shares(grid, path.distances(grid), shares)
     t[0], t[-1] = 0, 1
     return t

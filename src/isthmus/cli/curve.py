@@ -9,11 +9,12 @@ import typer
 from isthmus.cli.options import (
     AsJson,
     BatchNorm,
-    Bends,
+    BendsOrPivots,
     CheckpointA,
     CheckpointB,
     CurveEpochs,
     CurveRate,
+    CurveRestarts,
     CurveSteps,
     Data,
     Device,
@@ -24,6 +25,7 @@ from isthmus.cli.options import (
     Points,
     Quiet,
     Recalibration,
+    Sampling,
     Seed,
     TaskName,
     Tolerance,
@@ -41,10 +43,12 @@ def curve(
     kind: Annotated[
         str, typer.Option("--kind", "--curve", help="bezier, chain, neb (elastic band), or string.")
     ] = "bezier",
-    bends: Bends = 1,
+    bends: BendsOrPivots = None,
     curve_steps: CurveSteps = None,
     curve_epochs: CurveEpochs = None,
     curve_rate: CurveRate = None,
+    sampling: Sampling = "uniform",
+    curve_restarts: CurveRestarts = 1,
     level: Level = None,
     points: Points = 25,
     examples: Examples = 2000,
@@ -71,6 +75,7 @@ def curve(
     tell(
         "curve", a, b, task, data, out, quiet=quiet, as_json=as_json, figures=figures,
         points=points, examples=examples, align=False, curve=kind, bends=bends, curve_steps=curve_steps,
-        curve_epochs=curve_epochs, curve_rate=curve_rate, level=level, plane=0, batchnorm=batchnorm,
+        curve_epochs=curve_epochs, curve_rate=curve_rate, sampling=sampling, curve_restarts=curve_restarts,
+        level=level, plane=0, batchnorm=batchnorm,
         recalibration=recalibration, tolerance=tolerance, seed=seed, device=device,
     )  # fmt: skip

@@ -14,9 +14,13 @@ from isthmus.cli.align_many import align_many
 from isthmus.cli.barrier import barrier
 from isthmus.cli.connect import connect
 from isthmus.cli.curve import curve
+from isthmus.cli.curves import curves
 from isthmus.cli.demo import demo
+from isthmus.cli.ensemble import ensemble
 from isthmus.cli.fuse import fuse
+from isthmus.cli.levels import levels
 from isthmus.cli.report import report
+from isthmus.cli.simplex import simplex
 from isthmus.cli.symmetry import symmetry
 from isthmus.cli.train import train
 
@@ -26,7 +30,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, connect, train, barrier, align, align_many, fuse, curve, symmetry, report):
+_COMMANDS = (
+    demo, connect, train, barrier, align, align_many, fuse, curve, curves, levels, simplex, ensemble,
+    symmetry, report,
+)  # fmt: skip
+for _command in _COMMANDS:
     app.command()(_command)
 
 

@@ -49,8 +49,14 @@ Kind = Annotated[
     str,
     typer.Option("--curve", help="bezier, chain, neb (elastic band), string (string sampling), or none."),
 ]
-Bends = Annotated[
-    int, typer.Option(help="Inner control points of the curve; pivots that a band begins with.")
+Bends = Annotated[int, typer.Option(help="Inner control points of a curve.")]
+BendsOrPivots = Annotated[
+    int | None,
+    typer.Option(
+        "--bends",
+        help="Inner control points of a curve (default: 1); pivots that a band begins with.",
+        show_default=False,
+    ),
 ]
 CurveSteps = Annotated[
     int | None,
@@ -59,6 +65,12 @@ CurveSteps = Annotated[
         "string's own)",
         show_default=False,
     ),
+]
+Sampling = Annotated[
+    str, typer.Option(help="Where a curve's fit draws positions: uniform (in t), or arc (in arc length).")
+]
+CurveRestarts = Annotated[
+    int, typer.Option(help="Starts of a curve's fit, one straight, the others bent; the lowest is kept.")
 ]
 Level = Annotated[
     float | None,

@@ -95,8 +95,9 @@ def written(
 
 def show(study: PairStudy, run: Run, quiet: bool, as_json: bool) -> None:
     """Print the study: tables and the verdict, or JSON."""
-    from isthmus.report.terminal import study_table, verdict_sentence
+    from isthmus.report.sentences import saddle_sentences, verdict_sentence
+    from isthmus.report.terminal import study_table
 
     where = f"report: {escaped(str(run.path('report.html')))}"
-    told = [escaped(study.note)] if study.note else []
+    told = [escaped(text) for text in (saddle_sentences(study), study.note) if text]
     emit(study, as_json, quiet, study_table(study), escaped(verdict_sentence(study)), *told, where)

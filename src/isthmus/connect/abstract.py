@@ -17,7 +17,7 @@ from isthmus.fanout import Fanout
 from isthmus.io.checkpoints import read_checkpoint, save_weights
 from isthmus.io.state import Store
 from isthmus.landscape import AbstractLandscape, Evaluation
-from isthmus.path import AbstractPath, Bezier, Chain, Segment
+from isthmus.path import AbstractPath, Bezier, Chain, Segment, Simplex
 from isthmus.progress import Progress
 from isthmus.weights import Weights
 
@@ -104,8 +104,9 @@ class Connection:
     Attributes:
         path: the fitted path.
         outcome: how the procedure ended.
-        history: the mean training loss over each epoch of the fit, shape (epochs,), at random points of the
-            path in training mode: a sign of convergence, no measurement of the path.
+        history: a training loss for each epoch of the fit, shape (epochs,), in training mode: of a curve the
+            mean at random points, of a band at its highest pivot; of a string the highest of its pieces,
+            round by round. A sign of convergence, no measurement of the path.
         steps: gradient steps taken.
         settings: every setting of the fit, by name.
         saddle: the highest point of the path that the procedure itself evaluated; None where it evaluates
@@ -182,6 +183,8 @@ def load_controls(folder: Path, kind: str | None = None) -> AbstractPath:
         raise CheckpointError(f"{files[0]} does not say what kind of path it is a control of; give the kind")
     if kind == Segment.kind:
         return Segment(*controls)
+    if kind == Simplex.kind:
+        return Simplex(controls)
     if kind not in PATH_KINDS:
         raise SettingError(f"expected a path kind ({', '.join(PATH_KINDS)}), got {kind!r}")
     return PATH_KINDS[kind](controls)

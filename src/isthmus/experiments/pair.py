@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from isthmus.connect import Outcome
+from isthmus.connect import AbstractConnector, Outcome
 from isthmus.connect.abstract import PATH_KINDS, load_controls, save_controls
 from isthmus.connect.kinds import KINDS, connector_named
 from isthmus.errors import SettingError
@@ -43,11 +43,14 @@ class PairSettings:
         examples: examples of each split that profiles use (None: all). Ends and merges always use all.
         align: whether to align B to A.
         curve: "bezier", "chain", "neb" (an elastic band), "string" (dynamic string sampling), or "none".
-        bends: inner controls of the curve; pivots that a band begins with.
+        bends: inner controls of the curve, 1 by default; pivots that a band begins with.
         curve_steps: gradient steps of a fit (of each bead of a string), instead of `curve_epochs`; if
             neither is given, 1,000 of a curve, and the connector's own default of a band or a string.
         curve_epochs: passes over the training data of a fit.
         curve_rate: peak rate; 0.3 of the recipe's by default.
+        sampling: where a curve's fit draws positions: even in "uniform" t, or in "arc" length.
+        curve_restarts: starts of a curve's fit, the first straight, the others bent; the lowest is kept.
+        spread: how far the further starts bend, as a share of the distance between the ends.
         level: of a string, the training loss that the path may not exceed; the connector's by default.
         plane: nodes along the longer side of the planes; 0 draws none.
         plane_examples: held-out examples a node, and as many training examples for its batch norm.
@@ -64,10 +67,13 @@ class PairSettings:
     examples: int | None = 2000
     align: bool = True
     curve: str = "bezier"
-    bends: int = 1
+    bends: int | None = None
     curve_steps: int | None = None
     curve_epochs: float | None = None
     curve_rate: float | None = None
+    sampling: str = "uniform"
+    curve_restarts: int = 1
+    spread: float = 0.1
     level: float | None = None
     plane: int = 21
     plane_examples: int = 300
@@ -82,8 +88,6 @@ class PairSettings:
     def __post_init__(self) -> None:
         if self.curve not in (*KINDS, "none"):
             raise SettingError(f"expected the curve {', '.join(KINDS)} or none, got {self.curve!r}")
-        if self.level is not None and self.curve != "string":
-            raise SettingError(f"a level is for the curve 'string', got one for {self.curve!r}")
         if self.method not in METHODS:
             raise SettingError(f"expected a method of matching ({', '.join(METHODS)}), got {self.method!r}")
         policy_named(self.batchnorm)
@@ -101,8 +105,18 @@ class PairSettings:
                 raise SettingError(f"{_spoken(name)} must be a number above 0, got {value}")
         if self.plane and self.plane < 3:
             raise SettingError(f"a plane needs at least 3 nodes a side (or 0 for none), got {self.plane}")
+        if self.curve != "none":
+            self.connector()
         if not 0 < self.tolerance < 1:
             raise SettingError(f"the tolerance is a share of examples between 0 and 1, got {self.tolerance}")
+
+    def connector(self) -> AbstractConnector:
+        """What finds the curve."""
+        return connector_named(
+            self.curve, self.bends, epochs=self.curve_epochs, steps=self.curve_steps, rate=self.curve_rate,
+            level=self.level, sampling=self.sampling, restarts=self.curve_restarts, spread=self.spread,
+            seed=self.seed,
+        )  # fmt: skip
 
 
 def _spoken(name: str) -> str:
@@ -287,15 +301,7 @@ class _Story:
         store = self.run.store(_slug(name))
 
         def fitted() -> Fit:
-            connector = connector_named(
-                s.curve,
-                s.bends,
-                epochs=s.curve_epochs,
-                steps=None if s.curve_epochs else s.curve_steps,
-                rate=s.curve_rate,
-                level=s.level,
-                seed=s.seed,
-            )
+            connector = s.connector()
             ends = (self.a.weights, far)
             shown = Titled(self.progress, name)
             found = connector.connect(ends, self.landscape, store=store, progress=shown)

@@ -53,7 +53,7 @@ def train(
     Raises:
         TaskError: the loss became infinite or not a number.
     """
-    run = _Training(task, seed, steps, device, world or Alone())
+    run = Training(task, seed, steps, device, world or Alone())
     course = take_steps(run, run.identity, store, progress)
     if not course.finite:
         raise TaskError(
@@ -63,10 +63,27 @@ def train(
     return run.trained()
 
 
-class _Training:
-    """One training as a procedure of gradient steps on one flat vector."""
+class Training:
+    """One training as a procedure of gradient steps on one flat vector: by the recipe, from a start.
 
-    def __init__(self, task: Task, seed: int, steps: int | None, device: str, world: World) -> None:
+    Args:
+        task: model, data and recipe.
+        seed: of the order of the data, augmentation and dropout; and of the start, if none is given.
+        steps: gradient steps; by default the recipe's epochs.
+        device: where to compute.
+        world: data-parallel ranks.
+        start: weights to begin at, of the task's layout; a fresh initialisation by default.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        seed: int,
+        steps: int | None,
+        device: str,
+        world: World,
+        start: Weights | None = None,
+    ) -> None:
         recipe = task.recipe
         self.task, self.seed, self.world = task, seed, world
         self.landscape = Landscape(task, device)
@@ -75,9 +92,10 @@ class _Training:
         self.steps = max(1, round(recipe.epochs * self.per_epoch)) if steps is None else steps
         if self.steps < 1:
             raise SettingError(f"a training needs at least 1 step, got {steps}")
-        start = Weights.from_module(task.build(seed)).to(device)
-        self.vector = start.vector
-        self.buffers: dict[str, Tensor] = self.landscape.network.buffers() | dict(start.buffers)
+        # Both make a copy: the vector changes in place.
+        begun = (Weights.from_module(task.build(seed)) if start is None else task.weights(start)).to(device)
+        self.vector = begun.vector
+        self.buffers: dict[str, Tensor] = self.landscape.network.buffers() | dict(begun.buffers)
         self.gradient = torch.zeros_like(self.vector)
         self.vector.grad = self.gradient
         self.optimizer = _optimizer(recipe, self.vector)
@@ -87,6 +105,10 @@ class _Training:
         """A digest of the task, the seed and the starting point."""
         start = Weights(self.landscape.network.layout, self.vector, self.buffers).digest()
         return digest_of(self.landscape.identity, self.seed, self.steps, start)
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step: the recipe's."""
+        return self.task.recipe.rate_at(step, self.steps)
 
     @contextmanager
     def begin(self, start: int) -> Iterator[Callable[[int], float]]:
@@ -100,7 +122,7 @@ class _Training:
                 self.gradient.zero_()
                 loss = slope(share_of(next(batches), self.world))
                 self.world.mean(self.gradient)
-                self.optimizer.param_groups[0]["lr"] = recipe.rate_at(step, self.steps)
+                self.optimizer.param_groups[0]["lr"] = self.rate_at(step)
                 self.optimizer.step()
                 for part, value in held:
                     self.vector[part] = value
@@ -113,10 +135,17 @@ class _Training:
 
     def trained(self) -> Weights:
         """The present weights, as their owner would save them."""
-        network = self.landscape.network
         self.vector.grad = None
-        kept = {name: self.buffers[name] for name in network.reference.buffers}
-        return Weights(network.layout, self.vector, kept).rounded().to("cpu")
+        return self._weights(self.vector, self.buffers)
+
+    def snapshot(self) -> Weights:
+        """A copy of the weights as they are between two steps, while the procedure is open."""
+        return self._weights(self.vector.detach().clone(), self.landscape.network.buffers())
+
+    def _weights(self, vector: Tensor, buffers: Mapping[str, Tensor]) -> Weights:
+        network = self.landscape.network
+        kept = {name: buffers[name] for name in network.reference.buffers}
+        return Weights(network.layout, vector, kept).rounded().to("cpu")
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, buffers and the optimiser's state."""

@@ -68,6 +68,18 @@ class Examples(abc.ABC):
     def first(self, count: int) -> Batch:
         """The first `count` examples (or the first batch of a loader, cut to that many) as one batch."""
 
+    @abc.abstractmethod
+    def count(self, limit: int | None = None) -> int:
+        """How many examples there are, `limit` at most (a loader is read once for it)."""
+
+    @abc.abstractmethod
+    def part(self, start: int, stop: int) -> Examples:
+        """The examples from number `start` to before `stop` of a fixed order, as a split of their own.
+
+        Tensors are in one fixed random order, of which `chunks` takes the head when it is limited; a loader
+        is in its own. So parts that follow one another add up to a subset that grows.
+        """
+
     @property
     @abc.abstractmethod
     def fingerprint(self) -> str:
@@ -158,6 +170,14 @@ class TensorExamples(Examples):
         """The first examples."""
         return self._select(slice(0, count))
 
+    def count(self, limit: int | None = None) -> int:
+        """The length of the tensors."""
+        return min(len(self), limit or len(self))
+
+    def part(self, start: int, stop: int) -> TensorExamples:
+        """A copy of these examples of the fixed random order."""
+        return TensorExamples(self._select(self._subset(len(self))[start:stop]))
+
     @cached_property
     def fingerprint(self) -> str:
         """A SHA-256 over shapes, dtypes and contents."""
@@ -246,11 +266,35 @@ class LoaderExamples(Examples):
         """The head of the first batch."""
         return _head(next(self._pass("evaluate")), count)
 
+    def count(self, limit: int | None = None) -> int:
+        """Counted in one pass, which ends at the limit."""
+        return sum(batch_size(batch) for held in self.chunks(1, limit) for batch in held)
+
+    def part(self, start: int, stop: int) -> LoaderExamples:
+        """Read from the loader, which is skipped up to `start`, each time."""
+        return LoaderExamples(_Part(self, start, stop), self.name, self.memory)
+
     @cached_property
     def fingerprint(self) -> str:
         """A digest of the number of batches and the first 16 of them: large sets are not read whole."""
         heads = itertools.islice(self._pass("evaluate"), _FINGERPRINTED)
         return digest_of(self._length, [described(_tensors_of(batch)) for batch in heads])
+
+
+class _Part:
+    """Batches of a loader from one example to before another."""
+
+    def __init__(self, whole: LoaderExamples, start: int, stop: int) -> None:
+        self.whole, self.start, self.stop = whole, start, stop
+
+    def __iter__(self) -> Iterator[Batch]:
+        seen = 0
+        for held in self.whole.chunks(1, self.stop):
+            for batch in held:
+                size = batch_size(batch)
+                if seen + size > self.start:
+                    yield _tail(batch, max(0, self.start - seen))
+                seen += size
 
 
 @contextmanager
@@ -313,6 +357,12 @@ def _head(batch: Batch, count: int) -> Batch:
     if isinstance(batch, Mapping):
         return {n: t[:count] if isinstance(t, Tensor) else t for n, t in batch.items()}
     return tuple(t[:count] if isinstance(t, Tensor) else t for t in batch)
+
+
+def _tail(batch: Batch, start: int) -> Batch:
+    if isinstance(batch, Mapping):
+        return {n: t[start:] if isinstance(t, Tensor) else t for n, t in batch.items()}
+    return tuple(t[start:] if isinstance(t, Tensor) else t for t in batch)
 
 
 def _labelled(batch: Batch, name: str) -> Batch:

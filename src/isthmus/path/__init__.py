@@ -7,3 +7,5 @@ from isthmus.path.chain import Chain as Chain
 from isthmus.path.plane import Plane as Plane
 from isthmus.path.plane import spans_plane as spans_plane
 from isthmus.path.segment import Segment as Segment
+from isthmus.path.simplex import Simplex as Simplex
+from isthmus.path.simplex import SimplicialComplex as SimplicialComplex

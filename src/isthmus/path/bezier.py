@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from math import comb
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from isthmus.path.abstract import AbstractPath
 from isthmus.path.chain import inner_on_segment
@@ -30,7 +30,14 @@ class Bezier(AbstractPath):
         return cls(inner_on_segment(a, b, bends))
 
     def coefficients(self, t: Tensor) -> Tensor:
-        """Bernstein polynomials, shape (n, controls)."""
-        degree = len(self.controls) - 1
-        columns = [comb(degree, k) * t**k * (1 - t) ** (degree - k) for k in range(degree + 1)]
-        return torch.stack(columns, dim=1)
+        """Bernstein polynomials, shape (n, controls).
+
+        By de Casteljau's recursion, degree by degree: b_k ← (1 − t) b_k + t b_{k−1}. Nothing is subtracted
+        and no binomial coefficient is formed, so they are right to a few last places at any degree.
+
+        Source: Farin 2002, Curves and Surfaces for CAGD, section 5.1.
+        """
+        found = torch.ones_like(t)[:, None]
+        for _ in range(len(self.controls) - 1):
+            found = pad((1 - t[:, None]) * found, (0, 1)) + pad(t[:, None] * found, (1, 0))
+        return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from isthmus.errors import SettingError
 from isthmus.path.abstract import AbstractPath
-from isthmus.weights import Weights
+from isthmus.weights import Weights, combine
 
 _COLLINEAR = 1e-6
 
@@ -78,6 +79,34 @@ class Plane(AbstractPath):
         squared = apart.dot(apart) - x * x - y * y
         return x, y, math.sqrt(max(squared, 0.0))
 
+    def project_all(self, points: Sequence[Weights]) -> tuple[Tensor, Tensor]:
+        """Where several points are projected to, and the inner products of their parts off the plane.
+
+        Returns:
+            Coordinates, shape (n, 2), and inner products, shape (n, n): a blend of the points with the
+            coefficients c lies at c times the coordinates, at the distance √(cᵀ G c) from the plane.
+        """
+        a, b, c = self.controls
+        frame, off = self._frame, []
+        where = torch.zeros(len(points), 2, dtype=torch.float64)
+        across, up = (b - a) / frame.across, c - a
+        for index, point in enumerate(points):
+            apart = point - a
+            x = apart.dot(across)
+            y = (apart.dot(up) - x * frame.along) / frame.height
+            where[index] = torch.tensor([x, y])
+            off.append(apart - combine(self._barycentric(x, y), (b - a, up)))
+        table = torch.zeros(len(off), len(off), dtype=torch.float64)
+        for j, one in enumerate(off):
+            for k, two in enumerate(off[: j + 1]):
+                table[j, k] = table[k, j] = one.dot(two)
+        return where, table
+
+    def _barycentric(self, x: float, y: float) -> tuple[float, float]:
+        """The shares of b − a and c − a in x û + y v̂."""
+        third = y / self._frame.height
+        return (x - third * self._frame.along) / self._frame.across, third
+
 
 @dataclass(frozen=True)
 class _Frame:
@@ -91,6 +120,35 @@ class _Frame:
     def spans(self) -> bool:
         """Whether the three models are not on one line, to the precision of their coordinates."""
         return self.across > 0 and self.height > _COLLINEAR * math.hypot(self.along, self.height)
+
+
+def plane(a: Weights, b: Weights, c: Weights) -> Plane:
+    """The plane through three models: nothing is trained, and any three of one architecture will do.
+
+    θ(x, y) = a + x û + y v̂, with û from a to b and v̂ the part of c − a at right angles to it.
+
+    Args:
+        a: lies at (0, 0).
+        b: lies at (‖b − a‖, 0).
+        c: lies above the line through a and b.
+
+    Returns:
+        A path of two coordinates: `scan_plane` evaluates it.
+
+    Raises:
+        LayoutError: the three are not of one architecture.
+        SettingError: one is no `Weights`, or the three lie on one line.
+
+    Example:
+        >>> import torch
+        >>> points = torch.tensor([[0.0, 0.0], [3.0, 0.0], [1.0, 2.0]])
+        >>> a, b, c = (Weights.from_state_dict({"w": point}) for point in points)
+        >>> plane(a, b, c).corners.tolist()
+        [[0.0, 0.0], [3.0, 0.0], [1.0, 2.0]]
+
+    Source: Garipov et al. 2018, arXiv 1802.10026, appendix A.2.
+    """
+    return Plane(a, b, c)
 
 
 def spans_plane(a: Weights, b: Weights, c: Weights) -> bool:

@@ -75,6 +75,26 @@ def recalibrate(
     Raises:
         DataError: there are no batches, or a batch gives a layer a single value a channel.
     """
+    found = measure(module, batches, forward)
+    return statistics(module, found)
+
+
+def measure(
+    module: nn.Module, batches: Iterable[Any], forward: Callable[[nn.Module, Any], Any]
+) -> dict[str, Moments]:
+    """The moments of what each batch-norm layer is given on these batches, by the layers' names.
+
+    Moments of several sets of batches merge (`Moments.merge`), so what was measured on few examples is
+    extended to more without a second pass over the first.
+
+    Args:
+        module: the network at the weights in question; left as it was.
+        batches: what `forward` takes; at least one.
+        forward: runs the module on one batch.
+
+    Raises:
+        DataError: as `recalibrate`.
+    """
     layers = batchnorm_layers(module)
     if not layers:
         return {}
@@ -86,6 +106,12 @@ def recalibrate(
             seen += 1
     if not seen:
         raise DataError("batch-norm recalibration needs at least one training example, but there is none")
+    return found
+
+
+def statistics(module: nn.Module, found: Mapping[str, Moments]) -> dict[str, Tensor]:
+    """`running_mean` and `running_var` of measured layers, by their buffers' names, in their dtype."""
+    layers = batchnorm_layers(module)
     result: dict[str, Tensor] = {}
     for name, moments in found.items():
         prefix = f"{name}." if name else ""

@@ -144,7 +144,7 @@ def length_figure(
 
 
 def history_figure(fits: Sequence[tuple[str, Any]], *, height: int = 300, controls: bool = True) -> go.Figure:
-    """The mean training loss of each epoch of each fit.
+    """The training loss of each epoch (of a string: round) of each fit.
 
     Args:
         fits: pairs (name, a record with a `history`: `Fit` or `Connection`).
@@ -172,7 +172,7 @@ def history_figure(fits: Sequence[tuple[str, Any]], *, height: int = 300, contro
     views = [View("linear", linear_axis())]
     if every and min(every) > 0:
         views.insert(0, View("log", log_axis(min(every) / 1.3, max(every) * 1.3)))
-    across, up = axis("epoch of the fit", showgrid=False), axis("training loss") | views[0].axis
+    across, up = axis("epoch of the fit, or round", showgrid=False), axis("training loss") | views[0].axis
     panel = Panel(tuple(traces), across, up, views=tuple(views))
     return compose([panel], height=height, controls=controls)
 

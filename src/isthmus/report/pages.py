@@ -1,4 +1,4 @@
-"""What a study becomes: the head of its page, the sections, the figures as files, and the terminal's tables."""
+"""What a study becomes: the head of its page, sections, figures as files, and the terminal's tables."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from isthmus.report.sentences import (
     VERDICT_SIGNS,
     VERDICT_WORDS,
     headline,
+    saddle_sentences,
     train_sentence,
     verdict_sentence,
 )
@@ -32,7 +33,7 @@ def pair_page(study: PairStudy, prefix: str = "") -> Page:
     return Page(
         title=study.task,
         headline=headline(study),
-        sentence=verdict_sentence(study),
+        sentence=f"{verdict_sentence(study)} {saddle_sentences(study)}".rstrip(),
         aside=f"{train_sentence(study)} {CAVEAT}",
         cards_title="Error barrier above the mean of the ends, on held-out data, with its interval",
         cards=tuple(cards),

@@ -1,38 +1,36 @@
-"""The landscape over a plane, as a map or as a relief."""
+"""The landscape over a plane, as a map."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
-from isthmus.barriers import Quantity
 from isthmus.errors import SettingError
-from isthmus.report.formats import percent, plain_loss, significant, split_name, tick
+from isthmus.report.formats import count, interval, percent, plain_loss, significant, split_name, tick
 from isthmus.report.panels import FONT, GREY, INK, axis, label, round_numbers
-from isthmus.surfaces import Surface
+from isthmus.report.reliefs import Drawn, relief
+from isthmus.surfaces import Scale, Shown, Surface, scale_of
 
-_SCALE = (
+COLOURS = (
     (0.0, "#fffbe6"), (0.12, "#f3f3c4"), (0.25, "#cfe7b9"), (0.4, "#8fd0ba"), (0.55, "#4fb3c0"),
     (0.7, "#2b8bb8"), (0.85, "#2a5aa0"), (1.0, "#232c66"),
 )  # fmt: skip
 """Light where the loss is low, dark where it is high: lightness falls evenly, so it reads without hue."""
 
-_ON_MAP = "#1b1f24"
-_LEVELS = 14
-_DECADES = 4.0
-"""Contours span at most this many powers of ten above the lowest value."""
+ON_MAP = "#1b1f24"
 MAP_FRAME = 160
 """Pixels above and below a map: legend, axis, colour bar."""
+_DASHES = ("solid", "dot", "dashdot", "longdash")
+"""Of the paths over a map, in turn: all are dark, for the map has the colours."""
 
 
 def surface_figure(
     surface: Surface,
     *,
-    of: Quantity = "loss",
+    of: Shown = "loss",
     view: Literal["map", "relief"] = "map",
     log: bool = True,
     height: int | None = None,
@@ -42,20 +40,32 @@ def surface_figure(
 
     Args:
         surface: the grid of means.
-        of: "loss" or "error".
+        of: "loss", "error", or "objective": the loss with the weight decay of training, loss + ½ λ ‖θ‖².
         view: "map" (contours) or "relief" (in three dimensions; needs WebGL where it is shown).
         log: whether levels are even on a logarithmic scale, so that contours close around low regions.
         height: in pixels; by default such that a map 640 pixels wide fits.
         controls: not used: a map has no buttons. Here so that all figures take the same options.
     """
-    if of not in ("loss", "error") or view not in ("map", "relief"):
+    if of not in ("loss", "error", "objective") or view not in ("map", "relief"):
         raise SettingError(
-            f"expected of='loss'|'error' and view='map'|'relief', got of={of!r}, view={view!r}"
+            f"expected of='loss'|'error'|'objective' and view='map'|'relief', got of={of!r}, view={view!r}"
         )
-    levels = _Levels.of(surface, of, log)
+    if of == "objective" and surface.squares is None:
+        raise SettingError("this surface has no norms of its weights, so that its objective is not known")
+    values = surface.values(of)
+    if of == "error":  # an error of 0 is drawn as half an example wrong, the smallest that the data can tell
+        values = values.clamp_min(0.5 / surface.examples) * 100
+    scale = scale_of(values, log)
     if view == "relief":
-        return _relief(surface, of, levels, height or 560)
-    return _map(surface, of, levels, height or round(MAP_FRAME + 568 * shape_of(surface)))
+        lines = [straight_lines(surface), *((name, points) for name, points, _ in paths_over(surface))]
+        return relief(
+            Drawn(
+                surface, _title(surface, of, scale), scale, scale.place(values), _bar(scale), COLOURS,
+                hover_grid(surface), lines, _standing(surface),
+            ),
+            height or 560,
+        )  # fmt: skip
+    return _map(surface, of, scale, values, height or round(MAP_FRAME + 568 * shape_of(surface)))
 
 
 def shape_of(surface: Surface) -> float:
@@ -63,58 +73,16 @@ def shape_of(surface: Surface) -> float:
     return float((surface.y[-1] - surface.y[0]) / (surface.x[-1] - surface.x[0]))
 
 
-class _Levels:
-    """The scale of a map: values as they are drawn, contour levels, and ticks of the colour bar."""
-
-    def __init__(self, values: Tensor, low: float, high: float, log: bool, unit: str) -> None:
-        self.log, self.unit = log, unit
-        self.low, self.high = (math.log10(low), math.log10(high)) if log else (low, high)
-        if self.high - self.low < 1e-9:
-            self.high = self.low + 1e-9
-        self.drawn = self.place(values)
-
-    @classmethod
-    def of(cls, surface: Surface, of: Quantity, log: bool) -> _Levels:
-        """From the lowest value to the highest; logarithmic only where the values are positive.
-
-        An error of 0 is drawn as half an example wrong, which is the smallest that the data can tell.
-        """
-        values = surface.loss if of == "loss" else surface.error
-        if of == "error":
-            values = values.clamp_min(0.5 / surface.examples) * 100
-        fine = values[values.isfinite()]
-        if not len(fine):
-            raise SettingError("no value of this surface is finite: there is nothing to draw")
-        low, high = float(fine.min()), float(fine.max())
-        log = log and low > 0
-        if log:
-            low = max(low, high / 10**_DECADES)
-        return cls(values, low, high, log, "%" if of == "error" else "")
-
-    def place(self, values: Tensor) -> Tensor:
-        """Values as they are drawn; infinite ones at the top."""
-        placed = values.double().nan_to_num(nan=math.inf, posinf=math.inf)
-        placed = placed.clamp_min(1e-300).log10() if self.log else placed
-        return placed.clamp(self.low, self.high)
-
-    @property
-    def contours(self) -> dict[str, float]:
-        size = (self.high - self.low) / _LEVELS
-        return {"start": self.low + size / 2, "end": self.high - size / 2, "size": size}
-
-    @property
-    def ticks(self) -> dict[str, Any]:
-        """Round numbers at their places."""
-        if not self.log:
-            return {}
-        values = round_numbers(10**self.low, 10**self.high)
-        return {"tickvals": [math.log10(value) for value in values], "ticktext": [tick(v) for v in values]}
+def quantity_name(of: Shown) -> str:
+    """What is drawn, in words."""
+    return "loss with weight decay" if of == "objective" else of
 
 
-def _map(surface: Surface, of: Quantity, levels: _Levels, height: int) -> go.Figure:
-    figure = go.Figure(_contours(surface, of, levels))
-    for trace in (*_trails(surface), _models(surface)):
+def _map(surface: Surface, of: Shown, scale: Scale, values: Tensor, height: int) -> go.Figure:
+    figure = go.Figure(_contours(surface, of, scale, values))
+    for trace in (*_dots(surface), *_trails(surface), *_models(surface)):
         figure.add_trace(trace)
+    first, second = label(surface.names[0]), label(surface.names[1])
     figure.update_layout(
         template="none",
         height=height,
@@ -122,15 +90,11 @@ def _map(surface: Surface, of: Quantity, levels: _Levels, height: int) -> go.Fig
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         margin={"l": 56, "r": 16, "t": 36, "b": 124},
-        xaxis=_plane_axis(
-            surface.x,
-            f"distance along {label(surface.names[0])} → {label(surface.names[1])}",
-            constrain="domain",
-        ),
+        xaxis=_plane_axis(surface.x, f"distance along {first} → {second}", constrain="domain"),
         yaxis=_plane_axis(
             surface.y, "distance across", scaleanchor="x", scaleratio=1, constrain="domain"
         ),
-        title=_bar_title(surface, of, levels),
+        title=_title(surface, of, scale),
         legend={
             "orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom",
             "bgcolor": "rgba(0,0,0,0)", "font": {"size": 12},
@@ -146,73 +110,135 @@ def _plane_axis(values: Tensor, title: str, **settings: Any) -> dict[str, Any]:
     return axis(title, range=bounds, showgrid=False, showline=False, **settings)
 
 
-def _contours(surface: Surface, of: Quantity, levels: _Levels) -> Any:
+def _contours(surface: Surface, of: Shown, scale: Scale, values: Tensor) -> Any:
+    levels = {"start": scale.low + scale.step / 2, "end": scale.high - scale.step / 2, "size": scale.step}
     return go.Contour(
         x=surface.x.tolist(),
         y=surface.y.tolist(),
-        z=levels.drawn.tolist(),
-        zmin=levels.low,
-        zmax=levels.high,
+        z=scale.place(values).tolist(),
+        zmin=scale.low,
+        zmax=scale.high,
         zauto=False,
         autocontour=False,
-        contours={"coloring": "fill", **levels.contours},
-        line={"width": 0.6, "color": "rgba(20,30,50,0.35)", "smoothing": 0.9},
-        colorscale=[list(stop) for stop in _SCALE],
-        colorbar=_colour_bar(levels),
+        contours={"coloring": "fill", **levels},
+        line={"width": 0.6, "color": "rgba(20,30,50,0.35)", "smoothing": 1.1},
+        colorscale=[list(stop) for stop in COLOURS],
+        colorbar=_bar(scale),
         hoverinfo="text",
-        hovertext=_hover_grid(surface),
+        hovertext=hover_grid(surface),
         name=of,
         showlegend=False,
     )
 
 
-def _colour_bar(levels: _Levels) -> dict[str, Any]:
+def _bar(scale: Scale) -> dict[str, Any]:
+    """The colour bar, with round numbers at their places."""
+    ticks: dict[str, Any] = {}
+    if scale.log:
+        numbers = _round_values(scale)
+        heights = scale.place(torch.tensor(numbers, dtype=torch.float64)).tolist()
+        ticks = {"tickvals": heights, "ticktext": [tick(value) for value in numbers]}
     return {
-        "orientation": "h", "x": 0.5, "xanchor": "center", "yref": "container", "y": 0.01,
+        "orientation": "h", "x": 0.5, "xanchor": "center", "yref": "container", "y": 0,
         "yanchor": "bottom", "len": 0.9, "thickness": 10, "outlinewidth": 0, "ticks": "outside", "ticklen": 3,
         "tickfont": {"size": 11},
-        **levels.ticks,
+        **ticks,
     }  # fmt: skip
 
 
-def _bar_title(surface: Surface, of: Quantity, levels: _Levels) -> dict[str, Any]:
+def _round_values(scale: Scale) -> list[float]:
+    """Round numbers on a logarithmic scale; where it is one of heights, values at even places."""
+    low, high = scale.value(torch.tensor([scale.low, scale.high])).tolist()
+    if scale.shift == 0:
+        return round_numbers(low, high)
+    places = torch.linspace(scale.low, scale.high, 6, dtype=torch.float64)
+    return [float(f"{value:.2g}") for value in scale.value(places[1:-1]).tolist()]
+
+
+def _title(surface: Surface, of: Shown, scale: Scale) -> dict[str, Any]:
     """What the colour bar shows: the figure's title, put above the bar (a bar's own title overlaps it)."""
-    scale = ", logarithmic scale" if levels.log else ""
+    told = ", logarithmic scale" if scale.log else ""
+    if scale.shift:
+        told += " of the height above the lowest"
     unit = " (%)" if of == "error" else ""
     return {
-        "text": f"{split_name(surface.split)} {of}{unit}{scale}", "font": {"size": 12}, "x": 0.5,
+        "text": f"{split_name(surface.split)} {quantity_name(of)}{unit}{told}",
+        "font": {"size": 12}, "x": 0.5,
         "xref": "paper", "xanchor": "center", "yref": "container", "y": 0, "yanchor": "bottom",
-        "pad": {"b": 48}, "automargin": False,
+        "pad": {"b": 54}, "automargin": False,
     }  # fmt: skip
 
 
-def _hover_grid(surface: Surface) -> list[list[str]]:
-    return [
-        [
-            f"x = {significant(x, 3)}, y = {significant(y, 3)}<br>"
-            f"loss {plain_loss(loss)}<br>error {percent(error)}"
-            for x, loss, error in zip(surface.x.tolist(), losses, errors, strict=True)
+def hover_grid(surface: Surface) -> list[list[str]]:
+    """What each node says: its place, loss and error, and whether they were evaluated or interpolated."""
+    known = None if surface.interpolated is None else surface.interpolated.evaluated
+    bounds = [[each.tolist() for each in surface.interval(of)] for of in ("loss", "error")]
+    loss, error = surface.loss.tolist(), surface.error.tolist()
+
+    def told(row: int, column: int) -> str:
+        x, y = float(surface.x[column]), float(surface.y[row])
+        text = f"x = {significant(x, 3)}, y = {significant(y, 3)}<br>"
+        if known is None or bool(known[row, column]):
+            return f"{text}loss {plain_loss(loss[row][column])}<br>error {percent(error[row][column])}"
+        spans = [
+            interval(of, low[row][column], high[row][column])
+            for of, (low, high) in zip(("loss", "error"), bounds, strict=True)
         ]
-        for y, losses, errors in zip(
-            surface.y.tolist(), surface.loss.tolist(), surface.error.tolist(), strict=True
+        return (
+            f"{text}loss {plain_loss(loss[row][column])} {spans[0]}<br>"
+            f"error {percent(error[row][column])} {spans[1]}<br><i>interpolated</i>"
         )
-    ]
+
+    return [[told(row, column) for column in range(len(surface.x))] for row in range(len(surface.y))]
+
+
+def _dots(surface: Surface) -> list[Any]:
+    """The nodes that were evaluated, where not all were."""
+    if surface.interpolated is None:
+        return []
+    rows, columns = surface.interpolated.evaluated.nonzero(as_tuple=True)
+    name = f"evaluated: {count(surface.evaluations)} of {count(surface.nodes)} nodes"
+    key = go.Scatter(
+        x=[None], y=[None], mode="markers", marker={"size": 5, "color": GREY}, name=name,
+        legendgroup="evaluated",
+    )  # fmt: skip
+    dots = go.Scatter(
+        x=surface.x[columns].tolist(), y=surface.y[rows].tolist(), mode="markers", hoverinfo="skip",
+        marker={"size": 3.5, "color": "rgba(27,31,36,0.55)"}, name=name, legendgroup="evaluated",
+        showlegend=False,
+    )  # fmt: skip
+    return [dots, key]
+
+
+def straight_lines(surface: Surface) -> tuple[str, Tensor]:
+    """The straight lines to draw, with their name: all three, or the ends' where a path joins them."""
+    corners = surface.corners
+    if len(surface.curve) or surface.paths:
+        return "straight line", corners[:2]
+    return "straight lines", corners[[0, 1, 2, 0]]
+
+
+def paths_over(surface: Surface) -> list[tuple[str, Tensor, float]]:
+    """The paths drawn over a surface: name, coordinates, largest distance from the plane."""
+    found = [(path.name, path.points, path.gap) for path in surface.paths]
+    if len(surface.curve):
+        found.insert(0, (surface.curve_name or "curve", surface.curve, surface.gap))
+    return found
 
 
 def _trails(surface: Surface) -> list[Any]:
-    """The straight line between the first two models, and the path, each over a pale border."""
-    corners = surface.corners.tolist()
-    names = [label(name) for name in surface.names]
-    trails = [("straight line", [corners[0], corners[1]], "6px,4px")]
-    if len(surface.curve):
-        trails.append((label(surface.curve_name) or "curve", surface.curve.tolist(), "solid"))
+    """The straight lines and the paths, each over a pale border."""
+    line, places = straight_lines(surface)
+    trails = [(line, places, 0.0, "6px,4px")]
+    for index, (name, points, gap) in enumerate(paths_over(surface)):
+        trails.append((label(name), points, gap, _DASHES[index % len(_DASHES)]))
     drawn = []
-    for name, points, dash in trails:
-        x, y = [p[0] for p in points], [p[1] for p in points]
+    for name, points, gap, dash in trails:
+        x, y = points.T.tolist()
         common = {"x": x, "y": y, "mode": "lines", "legendgroup": name, "showlegend": False}
         pale = {"color": "rgba(255,255,255,0.85)", "width": 5}
-        dark = {"color": _ON_MAP, "width": 2, "dash": dash}
-        told = f"{name} from {names[0]} to {names[1]}"
+        dark = {"color": ON_MAP, "width": 2, "dash": dash}
+        told = name + (f"<br>at most {significant(gap, 3)} from the plane" if gap else "")
         drawn.append(go.Scatter(**common, line=pale, hoverinfo="skip", name=f"{name}, border"))
         drawn.append(go.Scatter(**common, line=dark, hoverinfo="text", hovertext=told, name=name))
         # The legend stands on the page, which may be dark: a key in grey instead of the line itself.
@@ -221,8 +247,8 @@ def _trails(surface: Surface) -> list[Any]:
     return drawn
 
 
-def _models(surface: Surface) -> Any:
-    """The three models, named; names stand away from the middle of the three."""
+def _models(surface: Surface) -> list[Any]:
+    """The three models, named; names stand away from the middle of the three. Then the further ones."""
     corners = surface.corners
     middle = corners.mean(dim=0)
     positions = [
@@ -230,93 +256,72 @@ def _models(surface: Surface) -> Any:
         for x, y in corners.tolist()
     ]
     positions = [p if i < 2 else f"{p.split()[0]} center" for i, p in enumerate(positions)]
-    return go.Scatter(
-        x=corners[:, 0].tolist(),
-        y=corners[:, 1].tolist(),
-        mode="markers+text",
-        marker={"size": 11, "color": "#ffffff", "line": {"color": _ON_MAP, "width": 2}, "opacity": 1},
-        text=[f"<b>{label(name)}</b>" for name in surface.names],
-        textposition=positions,
-        textfont={"size": 14, "color": _ON_MAP, "shadow": "0 0 3px #fff, 0 0 3px #fff, 0 0 2px #fff"},
-        hoverinfo="text",
-        hovertext=[_model_text(surface, i) for i in range(len(corners))],
-        showlegend=False,
-        name="models",
-    )
-
-
-def _model_text(surface: Surface, index: int) -> str:
-    x, y = surface.corners[index].tolist()
-    return f"<b>{label(surface.names[index])}</b><br>x = {significant(x, 4)}, y = {significant(y, 4)}"
-
-
-def _relief(surface: Surface, of: Quantity, levels: _Levels, height: int) -> go.Figure:
-    figure = go.Figure(
-        go.Surface(
-            x=surface.x.tolist(),
-            y=surface.y.tolist(),
-            z=levels.drawn.tolist(),
-            colorscale=[list(stop) for stop in _SCALE],
-            cmin=levels.low,
-            cmax=levels.high,
-            colorbar=_colour_bar(levels) | {"len": 0.6},
-            contours={"z": {"show": True, **levels.contours, "color": "rgba(20,30,50,0.4)", "width": 1}},
-            hoverinfo="text",
-            hovertext=_hover_grid(surface),
-            lighting={"ambient": 0.75, "diffuse": 0.5, "specular": 0.05, "roughness": 0.9},
-            name=of,
-        )
-    )
-    for trace in _raised(surface, levels):
-        figure.add_trace(trace)
-    wide, tall = float(surface.x[-1] - surface.x[0]), float(surface.y[-1] - surface.y[0])
-    unit = max(wide, tall)
-    quiet = {"showbackground": False, "gridcolor": "rgba(128,134,140,0.3)", "zeroline": False}
-    scene = {
-        "xaxis": quiet | {"title": {"text": "along"}},
-        "yaxis": quiet | {"title": {"text": "across"}},
-        "zaxis": quiet | {"title": {"text": of}, **levels.ticks},
-        "aspectratio": {"x": 1.3 * wide / unit, "y": 1.3 * tall / unit, "z": 0.7},
-        "camera": {"eye": {"x": -0.8, "y": -1.45, "z": 1.35}, "center": {"z": -0.12}},
-    }
-    figure.update_layout(
-        template="none", height=height, font={"family": FONT, "size": 12, "color": INK}, scene=scene,
-        title=_bar_title(surface, of, levels),
-        paper_bgcolor="rgba(0,0,0,0)", margin={"l": 8, "r": 8, "t": 8, "b": 8}, showlegend=False,
-    )  # fmt: skip
-    return figure
-
-
-def _raised(surface: Surface, levels: _Levels) -> list[Any]:
-    """The path and the models, lifted to the nearest node's height."""
-
-    def lifted(points: Tensor) -> dict[str, Any]:
-        column = (points[:, :1] - surface.x[None]).abs().argmin(dim=1)
-        row = (points[:, 1:] - surface.y[None]).abs().argmin(dim=1)
-        z = levels.drawn[row, column] + 0.015 * (levels.high - levels.low)
-        return {"x": points[:, 0].tolist(), "y": points[:, 1].tolist(), "z": z.tolist()}
-
-    share = torch.linspace(0, 1, 41, dtype=torch.float64)[:, None]
-    straight = (1 - share) * surface.corners[:1] + share * surface.corners[1:2]
-    drawn = [
-        go.Scatter3d(
-            **lifted(straight), mode="lines", line={"color": _ON_MAP, "width": 4, "dash": "dash"},
-            hoverinfo="name", name="straight line",
-        )
-    ]  # fmt: skip
-    if len(surface.curve):
+    drawn = [_markers("models", corners, surface.names, "circle", positions, corner_texts(surface))]
+    if surface.models:
+        further = surface.models
         drawn.append(
-            go.Scatter3d(
-                **lifted(surface.curve), mode="lines", line={"color": _ON_MAP, "width": 6},
-                hoverinfo="name", name=label(surface.curve_name),
+            _markers(
+                "further models, projected", torch.cat([each.points for each in further]),
+                [each.name for each in further], "diamond", ["top center"] * len(further),
+                further_texts(surface),
             )
         )  # fmt: skip
-    drawn.append(
-        go.Scatter3d(
-            **lifted(surface.corners), mode="markers+text", name="models", hoverinfo="text",
-            marker={"size": 5, "color": "#ffffff", "line": {"color": _ON_MAP, "width": 2}},
-            text=[f"<b>{label(name)}</b>" for name in surface.names], textposition="top center",
-            hovertext=[_model_text(surface, i) for i in range(3)],
-        )
-    )  # fmt: skip
     return drawn
+
+
+def _markers(
+    name: str, points: Tensor, names: Any, symbol: str, positions: list[str], texts: list[str]
+) -> Any:
+    return go.Scatter(
+        x=points[:, 0].tolist(),
+        y=points[:, 1].tolist(),
+        mode="markers+text",
+        marker={
+            "size": 11, "symbol": symbol, "color": "#ffffff", "line": {"color": ON_MAP, "width": 2},
+            "opacity": 1,
+        },
+        text=[f"<b>{label(each)}</b>" for each in names],
+        textposition=positions,
+        textfont={"size": 14, "color": ON_MAP, "shadow": "0 0 3px #fff, 0 0 3px #fff, 0 0 2px #fff"},
+        hoverinfo="text",
+        hovertext=texts,
+        showlegend=False,
+        name=name,
+    )  # fmt: skip
+
+
+def corner_texts(surface: Surface) -> list[str]:
+    """What the three models say when pointed at."""
+    return [
+        _told(surface.names[i], place, _own(surface, i)) for i, place in enumerate(surface.corners.tolist())
+    ]
+
+
+def further_texts(surface: Surface) -> list[str]:
+    """What the further models say when pointed at."""
+    return [
+        _told(each.name, each.points[0].tolist(), (each.loss, each.error))
+        + f"<br>{significant(each.gap, 3)} from the plane"
+        for each in surface.models
+    ]
+
+
+def _standing(surface: Surface) -> list[tuple[str, Tensor, str]]:
+    """All models: name, place, and what they say when pointed at."""
+    corners = zip(surface.names, torch.split(surface.corners, 1), corner_texts(surface), strict=True)
+    further = [
+        (each.name, each.points, text)
+        for each, text in zip(surface.models, further_texts(surface), strict=True)
+    ]
+    return [*corners, *further]
+
+
+def _own(surface: Surface, index: int) -> tuple[float, float] | None:
+    if surface.corner_loss is None or surface.corner_error is None:
+        return None
+    return float(surface.corner_loss[index]), float(surface.corner_error[index])
+
+
+def _told(name: str, place: list[float], own: tuple[float, float] | None) -> str:
+    told = f"<b>{label(name)}</b><br>x = {significant(place[0], 4)}, y = {significant(place[1], 4)}"
+    return told if own is None else f"{told}<br>loss {plain_loss(own[0])}<br>error {percent(own[1])}"

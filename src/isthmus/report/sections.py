@@ -17,7 +17,7 @@ from isthmus.report.formats import significant
 from isthmus.report.panels import Panel, View, compose, relayout
 from isthmus.report.planes import MAP_FRAME, shape_of, surface_figure
 from isthmus.report.profiles import lines_of_paths, lines_of_profiles, profile_panel
-from isthmus.report.sentences import barrier_sentence, matching_sentence
+from isthmus.report.sentences import barrier_sentence, fit_sentence, matching_sentence
 from isthmus.surfaces import Surface
 
 _IN_PLANE = 1e-4
@@ -232,13 +232,16 @@ def _matching(matching: Matching, prefix: str) -> Section:
 
 def _fits(paths: Sequence[PathStudy], prefix: str) -> Section:
     fits = [(path.name, path.fit) for path in paths if path.fit is not None]
-    label = "The mean training loss of each epoch of each fit."
-    caption = f"{label} Each step draws a random point of the path: a sign of convergence, no measurement."
+    label = "How the training loss fell as each path was found."
+    caption = (
+        "Of a curve, the mean over each epoch at random points of it; of a band, at its highest pivot; of a "
+        "string, the highest of its pieces in each round. A sign of convergence, no measurement."
+    )
     figure = history_figure(fits, controls=False)
-    outcomes = Text(" ".join(f"The {name}: {fit.outcome.rstrip('.')}." for name, fit in fits))
+    outcomes = Text(" ".join(fit_sentence(name, fit) for name, fit in fits))
     settings = [Grid(tables.setting_rows(name, fit), f"Settings of the {name}") for name, fit in fits]
     drawing = Drawing(f"{prefix}fit-history", figure, label, caption)
-    return Section("fits", "How the curves were fitted", (outcomes, Figures((drawing,)), *settings))
+    return Section("fits", "How the paths were found", (outcomes, Figures((drawing,)), *settings))
 
 
 def _drawing(name: str, panel: Panel, height: int, label: str, caption: str) -> Drawing:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from isthmus.barriers import Barrier, Verdict
-from isthmus.experiments.records import Matching, PairStudy, PathStudy
+from isthmus.experiments.records import Fit, Matching, PairStudy, PathStudy
 from isthmus.report.formats import (
     count,
     coverage,
@@ -14,6 +14,7 @@ from isthmus.report.formats import (
     interval,
     percent,
     plain_loss,
+    position,
     significant,
     tolerance,
 )
@@ -52,6 +53,25 @@ def verdict_sentence(study: PairStudy, split: str = "test") -> str:
     where = f"On {count(first.examples)} {data} examples and at a tolerance of {at} error"
     clauses = _clauses(found, study.tolerance)
     return f"{where}, {'; '.join(clauses)}."
+
+
+def fit_sentence(name: str, fit: Fit) -> str:
+    """How a path's procedure ended, and the saddle that it found, if it looks for one."""
+    told = f"The {name}: {fit.outcome.rstrip('.')}."
+    if (saddle := fit.saddle) is None:
+        return told
+    data = "training" if saddle.split == "train" else "held-out"
+    return (
+        f"{told} Its saddle, the highest of {count(saddle.points)} evaluated positions, is at t = "
+        f"{position(saddle.t)} with loss {plain_loss(saddle.loss)} and error {percent(saddle.error)} on "
+        f"{count(saddle.examples)} {data} examples."
+    )
+
+
+def saddle_sentences(study: PairStudy) -> str:
+    """What the procedures of a study that look for saddles found; empty if there are none."""
+    fits = [(path.name, path.fit) for path in study.paths]
+    return " ".join(fit_sentence(name, fit) for name, fit in fits if fit is not None and fit.saddle)
 
 
 def headline(study: PairStudy, split: str = "test") -> str:

@@ -130,11 +130,6 @@ def compared_table(lines: Sequence[ComparedLine]) -> RichTable:
     return drawn(line_rows(lines))
 
 
-def verdict_sentence(study: PairStudy, split: str = "test") -> str:
-    """Which paths join A and B at the tolerance: see `sentences.verdict_sentence`."""
-    return sentences.verdict_sentence(study, split)
-
-
 def _axis_table(
     lines: Sequence[AxisLine], last: Sequence[str], values: Callable[[AxisLine], Sequence[str]]
 ) -> RichTable:
