@@ -39,6 +39,9 @@ from .experiments.levels import LevelStudy as LevelStudy
 from .experiments.levels import study_levels as study_levels
 from .experiments.pair import PairSettings as PairSettings
 from .experiments.pair import study_pair as study_pair
+from .experiments.planes import PlaneSettings as PlaneSettings
+from .experiments.planes import PlaneStudy as PlaneStudy
+from .experiments.planes import study_plane as study_plane
 from .experiments.records import PairStudy as PairStudy
 from .experiments.simplexes import study_region as study_region
 from .experiments.simplexrecords import SimplexStudy as SimplexStudy
@@ -90,6 +93,7 @@ from .path import Plane as Plane
 from .path import Segment as Segment
 from .path import Simplex as Simplex
 from .path import SimplicialComplex as SimplicialComplex
+from .path.plane import plane as plane
 from .precision import PreciseBarrier as PreciseBarrier
 from .precision import barrier_to as barrier_to
 from .report.export import save_figures as save_figures
@@ -99,6 +103,7 @@ from .scores import Score as Score
 from .scores import scores as scores
 from .surfaces import Surface as Surface
 from .surfaces import scan_plane as scan_plane
+from .surfaces import scan_splits as scan_splits
 from .symmetry import Alignment as Alignment
 from .symmetry import Symmetry as Symmetry
 from .symmetry import discover as discover

@@ -11,6 +11,7 @@ from isthmus.errors import RunError, SettingError
 from isthmus.experiments.alignedrecords import CurveComparison
 from isthmus.experiments.ensembling import EnsembleStudy
 from isthmus.experiments.levels import LevelStudy
+from isthmus.experiments.planes import PlaneStudy
 from isthmus.experiments.records import PairStudy
 from isthmus.experiments.simplexrecords import SimplexStudy
 from isthmus.io.records import read_record
@@ -19,6 +20,7 @@ from isthmus.report.ensembles import ensemble_page
 from isthmus.report.levels import levels_page
 from isthmus.report.pages import Page
 from isthmus.report.pairs import pair_page
+from isthmus.report.planestudy import plane_page
 from isthmus.report.simplexes import simplex_page
 
 PAGES: dict[type[Any], Callable[..., Page]] = {
@@ -26,6 +28,7 @@ PAGES: dict[type[Any], Callable[..., Page]] = {
     CurveComparison: curves_page,
     EnsembleStudy: ensemble_page,
     LevelStudy: levels_page,
+    PlaneStudy: plane_page,
     SimplexStudy: simplex_page,
 }
 """From a kind of study to a function of (study, prefix of the page's element names) that makes its page."""
