@@ -19,6 +19,7 @@ from isthmus.cli.demo import demo
 from isthmus.cli.ensemble import ensemble
 from isthmus.cli.fuse import fuse
 from isthmus.cli.levels import levels
+from isthmus.cli.minima import minima
 from isthmus.cli.plane import plane
 from isthmus.cli.report import report
 from isthmus.cli.simplex import simplex
@@ -32,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS = (
-    demo, connect, train, barrier, align, align_many, fuse, curve, curves, levels, simplex, plane, ensemble,
+    demo, connect, train, barrier, align, align_many, fuse, curve, curves, levels, minima, simplex, plane, ensemble,
     symmetry, report,
 )  # fmt: skip
 for _command in _COMMANDS:

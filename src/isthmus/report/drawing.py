@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 
 from isthmus.barriers import Barrier, Profile, Quantity
 from isthmus.connect import Connection
+from isthmus.connect.spanning import MinimaTree
 from isthmus.errors import SettingError
 from isthmus.experiments.comparison import Comparison
 from isthmus.experiments.records import Matching, PairStudy, PathStudy
@@ -24,13 +25,14 @@ from isthmus.report.charts import (
     matching_figure,
 )
 from isthmus.report.comparisons import comparison_names
+from isthmus.report.disconnectivity import disconnectivity_figure
 from isthmus.report.planes import surface_figure
 from isthmus.report.profiles import lines_of_paths, lines_of_profiles, profile_figure
 from isthmus.surfaces import Surface
 
 _KNOWN = (
-    "Profile, Barrier, PathStudy, PairStudy, Comparison, Surface, Matching, Connection, or a sequence of one "
-    "kind"
+    "Profile, Barrier, PathStudy, PairStudy, Comparison, Surface, Matching, Connection, MinimaTree, "
+    "a study, or a sequence of one kind"
 )
 
 
@@ -52,11 +54,17 @@ def draw(record: object, options: dict[str, Any]) -> go.Figure:
         Surface: surface_figure,
         Matching: matching_figure,
         Connection: connection_figure,
+        MinimaTree: disconnectivity_figure,
     }
     for kind, draw in single.items():
         if isinstance(record, kind):
             return _drawn(draw, record, options)
     raise SettingError(f"there is no figure of a {type(record).__name__}: expected a {_KNOWN}")
+
+
+def drawn_by_itself(record: object) -> bool:
+    """Whether `draw` has a figure of a record of this kind."""
+    return isinstance(record, PairStudy)
 
 
 def _profiles(profiles: Sequence[Profile], names: Sequence[str] | None = None, **options: Any) -> go.Figure:

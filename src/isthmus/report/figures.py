@@ -18,9 +18,12 @@ def plot(record: object, **options: Any) -> go.Figure:
               (`of`, `along`, `splits`, `level`, `within`; `names` for profiles);
             - a `Barrier` or several: heights with intervals (`names`, `of`, `above`, `within`);
             - a `Comparison` of methods of matching: the barrier of every line (`of`, `above`, `within`);
-            - a `Surface`: the plane through three models (`of`, `view="map"|"relief"`, `log`);
+            - a `Surface`: the plane through three models (`of`, also "objective"; `view="map"|"relief"`, `log`);
             - a `Matching`: the share of units moved;
-            - a `Connection`: how the fit went.
+            - a `Connection`: how the fit went;
+            - a `MinimaTree`: its disconnectivity graph;
+            - any other study: the first figure of its page, which takes no options (`save_figures` writes
+              them all).
         options: of the figure; every figure takes `height` (pixels) and `controls` (buttons or none).
 
     Raises:
@@ -32,6 +35,9 @@ def plot(record: object, **options: Any) -> go.Figure:
         >>> [float(value) for value in plot(wall).data[0].customdata[0]]
         [40.0, 35.0, 45.0]
     """
-    from isthmus.report.drawing import draw  # the plotting library takes a while to import
+    from isthmus.report.drawing import draw, drawn_by_itself  # the plotting library takes a while to import
+    from isthmus.report.studies import is_study, page_of
 
+    if is_study(record) and not drawn_by_itself(record) and not options:
+        return page_of(record).figures()[0].figure
     return draw(record, options)

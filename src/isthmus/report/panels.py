@@ -1,6 +1,6 @@
 """What all figures share: colours, fonts, axes, and panels that stand side by side.
 
-Only this module, `profiles`, `planes`, `charts` and `drawing` import the plotting library.
+Only this module, the modules that draw (`profiles`, `planes`, `charts`, …) import the plotting library.
 """
 
 from __future__ import annotations

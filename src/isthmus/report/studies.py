@@ -11,6 +11,7 @@ from isthmus.errors import RunError, SettingError
 from isthmus.experiments.alignedrecords import CurveComparison
 from isthmus.experiments.ensembling import EnsembleStudy
 from isthmus.experiments.levels import LevelStudy
+from isthmus.experiments.minimarecords import MinimaStudy
 from isthmus.experiments.planes import PlaneStudy
 from isthmus.experiments.records import PairStudy
 from isthmus.experiments.simplexrecords import SimplexStudy
@@ -18,6 +19,7 @@ from isthmus.io.records import read_record
 from isthmus.report.alignedcurves import curves_page
 from isthmus.report.ensembles import ensemble_page
 from isthmus.report.levels import levels_page
+from isthmus.report.minima import minima_page
 from isthmus.report.pages import Page
 from isthmus.report.pairs import pair_page
 from isthmus.report.planestudy import plane_page
@@ -28,6 +30,7 @@ PAGES: dict[type[Any], Callable[..., Page]] = {
     CurveComparison: curves_page,
     EnsembleStudy: ensemble_page,
     LevelStudy: levels_page,
+    MinimaStudy: minima_page,
     PlaneStudy: plane_page,
     SimplexStudy: simplex_page,
 }
