@@ -15,13 +15,13 @@ from .connect.bandsettings import Cycle as Cycle
 from .connect.bandsettings import published as published
 from .connect.curve import CurveConnector as CurveConnector
 from .connect.curve import fit_curve as fit_curve
-from .connect.minima import MinimaTree as MinimaTree
 from .connect.minima import minima_tree as minima_tree
 from .connect.simplex import SimplexConnector as SimplexConnector
 from .connect.simplex import find_saddle_inside as find_saddle_inside
 from .connect.simplex import fit_complex as fit_complex
 from .connect.simplex import fit_simplex as fit_simplex
 from .connect.simplex import fit_simplexes as fit_simplexes
+from .connect.spanning import MinimaTree as MinimaTree
 from .connect.string import StringConnector as StringConnector
 from .connect.string import string_sampling as string_sampling
 from .ensembles import Ensemble as Ensemble
@@ -39,8 +39,8 @@ from .experiments.cyclical import train_cyclical as train_cyclical
 from .experiments.levels import LevelSettings as LevelSettings
 from .experiments.levels import LevelStudy as LevelStudy
 from .experiments.levels import study_levels as study_levels
+from .experiments.minima import MinimaSettings as MinimaSettings
 from .experiments.minima import study_minima as study_minima
-from .experiments.minimarecords import MinimaSettings as MinimaSettings
 from .experiments.minimarecords import MinimaStudy as MinimaStudy
 from .experiments.pair import PairSettings as PairSettings
 from .experiments.pair import study_pair as study_pair
