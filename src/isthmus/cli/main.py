@@ -33,8 +33,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS = (
-    demo, connect, train, barrier, align, align_many, fuse, curve, curves, levels, minima, simplex, plane, ensemble,
-    symmetry, report,
+    demo, connect, train, barrier, align, align_many, fuse, curve, curves, levels, minima, simplex, plane,
+    ensemble, symmetry, report,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.command()(_command)

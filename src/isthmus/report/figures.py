@@ -18,7 +18,8 @@ def plot(record: object, **options: Any) -> go.Figure:
               (`of`, `along`, `splits`, `level`, `within`; `names` for profiles);
             - a `Barrier` or several: heights with intervals (`names`, `of`, `above`, `within`);
             - a `Comparison` of methods of matching: the barrier of every line (`of`, `above`, `within`);
-            - a `Surface`: the plane through three models (`of`, also "objective"; `view="map"|"relief"`, `log`);
+            - a `Surface`: the plane through three models (`of`, also "objective"; `view`, "map" or "relief";
+              `log`);
             - a `Matching`: the share of units moved;
             - a `Connection`: how the fit went;
             - a `MinimaTree`: its disconnectivity graph;
