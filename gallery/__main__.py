@@ -1,12 +1,12 @@
-"""Run the gallery: `python -m gallery matching [--only NAME …] [--no-page]`."""
+"""Run the gallery: `python -m gallery [matching|paths] [--only NAME …] [--no-page]`."""
 
 from __future__ import annotations
 
 import argparse
 
-from gallery import matching
+from gallery import matching, paths
 
-_CHAPTERS = {"matching": matching.run}
+_CHAPTERS = {"matching": matching.run, "paths": paths.run}
 
 
 def main() -> None:

@@ -1,14 +1,20 @@
-"""Paths between trained networks, kind by kind: a section of docs/gallery/paths.md."""
+"""Paths and regions between trained networks: docs/gallery/paths.md."""
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from gallery.commands import SHOWN, Shown, computed, drawn
+from gallery.commands import section as command_section
 from gallery.models import FOLDER, trained
 from isthmus.connect.abstract import load_controls, save_controls
 from isthmus.connect.kinds import connector_named
@@ -16,16 +22,21 @@ from isthmus.experiments.measuring import study_path
 from isthmus.experiments.records import Fit, PathStudy
 from isthmus.identity import digest_of
 from isthmus.io.checkpoints import Checkpoint
+from isthmus.io.records import plain
 from isthmus.io.runs import Run
 from isthmus.landscape import Landscape, Task
 from isthmus.path import AbstractPath, Segment
 from isthmus.progress import Terminal
 from isthmus.report.drawing import NamedFigure
+from isthmus.report.export import save_named_figures
 from isthmus.report.formats import percent, percent_interval, plain_loss, significant
 from isthmus.report.markdown import markdown_table
 from isthmus.report.profiles import lines_of_paths, profile_figure
 from isthmus.report.tables import Cell, Column, Table
+from isthmus.tasks import digits, mnist
 
+PAGE = Path("docs/gallery/paths.md")
+IMAGES = Path("docs/images")
 SEEDS = (1, 2, 3)
 KINDS = ("bezier", "neb", "string")
 POINTS = 31
@@ -165,3 +176,62 @@ def _row(found: Found) -> tuple[Cell, ...]:
         Cell(f"{fit.steps:,}" if fit else "—"), Cell(significant(found.timed.seconds, 3) if fit else "—"),
     ]  # fmt: skip
     return tuple(cells)
+
+
+def run(only: Sequence[str] | None = None, page: bool = True) -> None:
+    """Find every path, compute every study, as far as it is not done yet, and write the page."""
+    data = os.environ.get("ISTHMUS_DATA")
+    if not data:
+        raise SystemExit("the gallery needs the data sets: set ISTHMUS_DATA to their folder")
+    every = families(data)
+    known = [*(family.name for family in every), *(shown.name for shown in SHOWN)]
+    if unknown := [name for name in only or () if name not in known]:
+        raise SystemExit(f"there is no entry {unknown[0]}: expected {', '.join(known)}")
+    joined = [(f, found_paths(f)) for f in every if only is None or f.name in only]
+    for seed in range(1, 11):
+        trained("digits-mlp", every[0].task, seed)
+    for seed in SEEDS:
+        trained("digits-cnn", digits.cnn(), seed)
+    studies = []
+    for shown in SHOWN:
+        if only is None or shown.name in only:
+            studies.append((shown, computed(shown)))
+            print(shown.name, flush=True)
+    if page and only is None:
+        _write(joined, studies)
+
+
+def families(data: str) -> tuple[Family, ...]:
+    """The networks whose paths are compared."""
+    return (
+        Family("digits-mlp", "Digits, perceptron with four hidden layers of 256", digits.mlp(), 200.0),
+        Family(
+            "mnist-mlp-512", "MNIST, perceptron 784-512-512-512-10", mnist.mlp(data), 20.0, examples=10_000
+        ),
+    )
+
+
+def _write(joined: Sequence[tuple[Family, list[Found]]], studies: Sequence[tuple[Shown, Any]]) -> None:
+    figures = [figure(family, found) for family, found in joined]
+    figures += [each for shown, study in studies for each in drawn(shown, study)]
+    save_named_figures(figures, IMAGES, ("png", "svg"))
+    head = (Path(__file__).parent / "paths-head.md").read_text(encoding="utf-8").rstrip("\n")
+    parts = [head, *(section(family, found) for family, found in joined)]
+    parts += [command_section(shown, study) for shown, study in studies]
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
+    PAGE.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    record = {family.name: [_plain(each) for each in found] for family, found in joined}
+    PAGE.with_suffix(".json").write_text(json.dumps(record, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+def _plain(found: Found) -> dict[str, Any]:
+    """What a reader may want to compute with: barriers, lengths, saddle and cost."""
+    study, fit = found.study, found.timed.fit
+    return {
+        "seeds": found.pair, "kind": found.kind, "barriers": plain(study.barriers), "length": study.length,
+        "distance": study.endpoint_distance, "seconds": found.timed.seconds,
+        "loss": {profile.split: profile.loss.tolist() for profile in study.profiles},
+        "error": {profile.split: profile.error.tolist() for profile in study.profiles},
+        "fit": None if fit is None else {"outcome": fit.outcome, "steps": fit.steps,
+                                         "saddle": plain(fit.saddle), "settings": fit.settings},
+    }  # fmt: skip
