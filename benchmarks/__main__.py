@@ -1,6 +1,6 @@
 """Run every benchmark, or the parts that are named, and write them to `benchmarks/results.md`.
 
-`make bench`, or `python -m benchmarks [PART …]`: a part's section is replaced, the others stay as they were measured.
+`make bench`, or `python -m benchmarks [PART …]`: a part's section is replaced, the others stay as they were.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from benchmarks.side_by_side import Ratio
 _RESULTS = Path(__file__).parent / "results.md"
 _HEAD = """# Benchmarks
 
-`make bench`, one thread; `python -m benchmarks PART …` measures single parts. Both sides of a ratio run in turns in one
-process; the ratio is the median of the rounds', with its quartiles."""
+`make bench`, one thread; `python -m benchmarks PART …` measures single parts. Both sides of a ratio run in
+turns in one process; the ratio is the median of the rounds', with its quartiles."""
 
 
 def _curves() -> list[str]:
