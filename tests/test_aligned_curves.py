@@ -411,6 +411,14 @@ def test_levels_that_were_not_reached_are_told_so(study) -> None:
     assert study.contrast(STEPS_TO_END, "train").improved == 3
 
 
+def test_what_alignment_made_worse_is_said(study) -> None:
+    longer = contrast(LENGTH, [2.0, 2.1, 2.2], [4.0, 4.2, 4.1], "lower")
+    flat = tuple(replace(each, difference=mean_over([-1.0, 1.0])) for each in study.contrasts)
+    found = replace(study, contrasts=tuple(longer if each.name == LENGTH else each for each in flat))
+    assert headline(found) == "Over 3 pairs, aligned curves are longer"
+    assert [card.state for card in curves_page(found).cards] == ["barrier", *["undecided"] * 3]
+
+
 def test_undecided_is_said(study) -> None:
     flat = tuple(replace(each, difference=mean_over([-1.0, 1.0])) for each in study.contrasts)
     assert headline(replace(study, contrasts=flat)).startswith("Aligned and unaligned curves: undecided")

@@ -351,17 +351,38 @@ def test_the_steps_are_the_papers(task: Task, pair, spring, steps: int) -> None:
     )
     start = Chain((pair[0], *bent.controls[1:-1], pair[1]))
     settings = BandSettings(
-        (Cycle(steps, 0.05), Cycle(steps, 0.02)), batch=32, spring=spring, insert=0, decay=0.01, seed=5
+        (Cycle(steps, 0.05), Cycle(steps, 0.02)),
+        batch=32,
+        spring=spring,
+        slack=0.0,
+        insert=0,
+        decay=0.01,
+        seed=5,
     )
     found = elastic_band(
         *pair, Landscape(task), through=start.controls[1:-1], cycles=settings.cycles, batch=32, insert=0,
-        spring=spring, momentum=0.9, decay=0.01, seed=5,
+        slack=0.0, spring=spring, momentum=0.9, decay=0.01, seed=5,
     )  # fmt: skip
     assert found.cycle_saddles.argmin() == 2  # what comes back is the band after the last cycle
     expected = naive_band(task, start, settings, spring)
     for got, wanted in zip(found.path.controls, expected, strict=True):
         assert_close(got.vector, wanted, rtol=1e-4, atol=2e-5)
     assert found.steps == 2 * steps
+
+
+def test_pivots_are_redistributed_where_their_spacing_is_off_by_the_slack() -> None:
+    ends, land = EGG_CARTON.ends, EGG_CARTON.landscape
+    cycles = [Cycle(60, 0.02), Cycle(60, 0.005)]
+
+    def relaxed(**settings) -> list[torch.Tensor]:
+        found = elastic_band(*ends, land, cycles=cycles, insert=0, pivots=6, decay=0.0, **settings)
+        assert found.cycle_saddles.argmin() > 0
+        return [w.vector for w in found.path.controls]
+
+    never, free = relaxed(slack=1e9), relaxed(spring=0.0)
+    assert all(torch.equal(x, y) for x, y in zip(never, free, strict=True))
+    seldom = torch.stack([(b - a).norm() for a, b in pairwise(relaxed(slack=0.01))])
+    assert float((seldom / seldom.mean() - 1).abs().max()) < 0.03
 
 
 def test_each_cycle_starts_at_rest() -> None:
@@ -601,6 +622,7 @@ def test_defaults_come_from_the_recipe() -> None:
         ({"insert": -1}, "insert must be a whole number of at least 0, got -1"),
         ({"dense": -1}, "dense must be"),
         ({"batch": 0}, "batch must be"),
+        ({"slack": math.nan}, "slack must be at least 0, got nan"),
         ({"threshold": -0.1}, "threshold must be at least 0, got -0.1"),
         ({"momentum": 1.0}, "expected 0 <= momentum < 1"),
         ({"decay": -1e-3}, "decay >= 0"),

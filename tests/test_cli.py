@@ -296,6 +296,7 @@ def test_bad_settings_are_refused(folder: Path, tmp_path: Path) -> None:
     assert "a level is for the kind 'string'" in refused(*curve, "--level", 0.1)
     assert "epochs are for the fit of a curve" in refused(*curve, "--kind", "neb", "--curve-epochs", 1)
     assert "leave out the bends" in refused(*curve, "--kind", "string", "--bends", 2)
+    assert "lies below an end's own training loss" in refused(*curve, "--kind", "string", "--level", 1e-6)
     assert "not both" in refused(*curve, "--curve-epochs", 1, "--curve-steps", 10)
     assert "cannot be used here" in refused("barrier", "--task", task, a, b, "--device", "quantum")
     assert "--input must be a shape" in refused("symmetry", "--model", f"{task}:build", "--input", "3,x")

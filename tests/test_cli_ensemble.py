@@ -15,7 +15,7 @@ from isthmus.cli import ensemble as command
 from isthmus.cli.ensemble import ensemble
 from isthmus.connect import fit_curve
 from isthmus.connect.abstract import save_controls
-from isthmus.ensembles import AVERAGE, BEST, ENSEMBLE, SINGLE
+from isthmus.ensembles import AVERAGE, BEST, ENSEMBLE, SINGLE, Estimate
 from isthmus.experiments import ensembling
 from isthmus.experiments.ensembling import EnsembleStudy
 from isthmus.experiments.train import train
@@ -23,7 +23,7 @@ from isthmus.io.records import read_record, records_equal
 from isthmus.landscape import Landscape
 from isthmus.path import Bezier
 from isthmus.report import studies
-from isthmus.report.ensembles import ensemble_page, gain_sentence
+from isthmus.report.ensembles import _difference, ensemble_page, gain_sentence
 from isthmus.tasks.userfile import load_task
 from test_cli import TASK, files
 
@@ -167,7 +167,11 @@ def test_a_kill_between_two_pieces_loses_nothing(folder: Path, tmp_path: Path, m
     ]
     assert run(*arguments, "--out", tmp_path / "whole", "-q").exit_code == 0
 
-    def killed(*_: object, **__: object) -> None:
+    real = ensembling.ensemble
+
+    def killed(members: object, *more: object, **options: object) -> object:
+        if "names" not in options:  # the trial on a few examples, before anything is written
+            return real(members, *more, **options)
         raise Killed
 
     with monkeypatch.context() as patch:
@@ -246,11 +250,20 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
     two = tmp_path / "two"
     for name in ("curve", "aligned-curve"):
         shutil.copytree(folder / "run" / "curve", two / name)
-    assert "holds 2 paths: give --path" in refused("--path", two, *more)
+    assert "holds 2 paths: give " in refused("--path", two, *more)
     assert "the spacing 'uniform' or 'arc', got 'even'" in refused(
         "--path", folder / "run", "--spacing", "even", *more
     )
     assert "at least 1 point, got 0" in refused("--path", folder / "run", "--points", 0, *more)
+    second = folder / "2.safetensors"
+    assert "are the same network" in refused(first, second, first, *more)
+    assert "--cycles and --period would change nothing" in refused(
+        first, second, "--cycles", 3, "--period", 4, *more
+    )
+    assert "--points would change nothing: for use with --path" in refused(
+        first, second, "--points", 3, *more
+    )
+    assert "recalibration must be at least 1" in refused(first, second, "--recalibration", 0, *more)
     assert "0 (all) or more, got -1" in refused(first, first, "--examples", -1, *more)
     assert "at least 1 cycle, got 0" in refused(first, "--fge", "--cycles", 0, *more)
     assert "an even number of steps" in refused(first, "--fge", "--period", 3, *more)
@@ -264,3 +277,9 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
 
 def test_names_that_are_alike(folder: Path) -> None:
     assert command._names([folder / "a/1.pt", folder / "b/1.pt"]) == ["1-1", "2-1"]
+
+
+def test_a_difference_of_nothing_has_no_direction() -> None:
+    assert _difference("error", Estimate(0.0, 0.0, 0.0)) == "its error is the same"
+    told = _difference("error", Estimate(1e-18, -0.015, 0.015))
+    assert told == "its error is the same [−1.50, 1.50], which these examples do not decide"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from isthmus.experiments.train import train
 from isthmus.io.records import read_record
 from isthmus.path import Bezier
 from isthmus.report import studies
+from isthmus.report.formats import loss_interval, quantity
 from isthmus.report.html import render_report
 from isthmus.report.planestudy import plane_figures, plane_page
 from isthmus.tasks.userfile import load_task
@@ -80,6 +82,12 @@ def test_three_checkpoints_and_a_task_are_enough(folder: Path, tmp_path: Path) -
     assert [end.name for end in study.models] == ["A", "B", "C"]
     assert [surface.split for surface in study.surfaces] == ["test", "train"]
     assert study.surface("train").examples == 60
+    fitted = study.surface("train").loss
+    low, high = (quantity("loss", float(value)) for value in (fitted.min(), fitted.max()))
+    assert f"and that on train from {low} to {high} (60 examples)" in plane_page(study).sentence
+    for card, end in zip(plane_page(study).cards, study.models, strict=False):
+        held_out = next(score for score in end.scores if score.split == "test")
+        assert card.detail == loss_interval(held_out.loss_low, held_out.loss_high)
     page = (out / "report.html").read_text(encoding="utf-8")
     for name in (
         "plane-loss-test", "plane-loss-train", "plane-error-test", "plane-objective-train",
@@ -106,6 +114,22 @@ def test_further_models_and_a_curve_are_projected_and_told(folder: Path, tmp_pat
     assert own["examples"] == 200
     page = " ".join((tmp_path / "run" / "report.html").read_text(encoding="utf-8").split())
     assert "Drawn at their projections" in page
+
+
+def test_a_run_folder_stands_for_the_path_in_it(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "curve", tmp_path / "of-curve" / "band")
+    done = run(
+        *inputs(folder), "--task", f"{folder}/task.py", "--curve", tmp_path / "of-curve", "--json",
+        "--out", tmp_path / "run", *FAST,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert [each["name"] for each in json.loads(done.stdout)["surfaces"][0]["projected"]] == ["band"]
+    shutil.copytree(folder / "curve", tmp_path / "of-curve" / "aligned-band")
+    told = refused(
+        *inputs(folder), "--task", f"{folder}/task.py", "--curve", tmp_path / "of-curve",
+        "--out", tmp_path / "other",
+    )  # fmt: skip
+    assert "holds 2 paths: give" in told
 
 
 def test_a_precision_says_what_was_evaluated(folder: Path, tmp_path: Path) -> None:
@@ -157,7 +181,10 @@ def test_bad_input_is_refused_in_a_sentence_and_writes_nothing(folder: Path, tmp
     assert "--of loss or --of error" in refused(one, two, three, *task, *out, "--of", "accuracy")
     assert "0 (all) or more" in refused(one, two, three, *task, *out, "--examples", -1)
     assert "recalibration must be at least 1" in refused(one, two, three, *task, *out, "--recalibration", 0)
-    assert "holds no path" in refused(one, two, three, *task, *out, "--curve", folder)
+    (tmp_path / "empty").mkdir()
+    assert "holds no controls of a path" in refused(
+        one, two, three, *task, *out, "--curve", tmp_path / "empty"
+    )
     curve = folder / "curve"
     assert "are the same" in refused(one, two, three, *task, *out, "--curve", curve, "--curve", curve)
     assert "missing.safetensors" in refused(one, two, tmp_path / "missing.safetensors", *task, *out)

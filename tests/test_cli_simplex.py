@@ -19,6 +19,7 @@ from isthmus.io.records import read_record, records_equal
 from isthmus.landscape import Evaluation, Landscape
 from isthmus.path.simplex import SimplicialComplex
 from isthmus.report import studies
+from isthmus.report.formats import plain_loss
 from isthmus.report.html import render_report
 from isthmus.report.simplexes import (
     dimension_sentence,
@@ -26,7 +27,7 @@ from isthmus.report.simplexes import (
     simplex_figures,
     simplex_page,
 )
-from isthmus.report.simplextables import ensemble_rows, route_rows
+from isthmus.report.simplextables import ensemble_rows, inside_rows, route_rows
 from isthmus.scores import Score
 from isthmus.tasks.userfile import load_task
 from test_cli import TASK, files
@@ -274,7 +275,13 @@ def test_sentences_keep_to_what_is_known(folder: Path, tmp_path: Path) -> None:
     told = dimension_sentence(study)
     assert "at least 1" in told or "estimated as 0" in told
     assert len(ensemble_rows(study).rows) == 2 * 4 * 2
-    assert simplex_page(study).headline[0].isupper()
+    assert "n average" in simplex_page(study).headline
+    for row, split in zip(inside_rows(study).rows, ("test", "train"), strict=True):
+        loss = study.stages[-1].on(split).loss
+        assert float(loss.min()) < float(loss.max())
+        assert [row[k].text for k in (1, 2)] == [
+            plain_loss(float(value)) for value in (loss.mean(), loss.max())
+        ]
 
 
 @pytest.mark.browser

@@ -11,6 +11,7 @@ from isthmus import (
     AnalyticLandscape,
     Bezier,
     Chain,
+    Connection,
     Landscape,
     Outcome,
     Segment,
@@ -274,6 +275,33 @@ def test_restarts_find_the_lower_side() -> None:
     lowest = sides[heights.index(min(heights))]
     assert all(x.equal(y) for x, y in zip(kept.path.controls, lowest.controls, strict=True))
     assert kept.settings["start"] == heights.index(min(heights))
+
+
+def test_bent_starts_leave_what_training_holds_still(task: Task) -> None:
+    def held() -> nn.Module:
+        module = mlp()
+        module[0].weight.requires_grad_(False)
+        return module
+
+    class Keeping(Serial):
+        def map(self, function, items):
+            kept.extend(super().map(function, items))
+            return kept
+
+    kept: list[Connection] = []
+    problem = Task(model=held, train=task.train, test=task.test, recipe=Recipe(epochs=1, batch=32))
+    a = train(problem, 1)
+    b = random_weights(a, 7)
+    b["0.weight"].copy_(a["0.weight"])
+    fit_curve(
+        Bezier.between(a, b), Landscape(problem), steps=10, restarts=3, spread=0.5, decay=0.1,
+        fanout=Keeping(),
+    )  # fmt: skip
+    assert len(kept) == 3
+    for found in kept:
+        bend = found.path.controls[1]
+        assert_close(bend["0.weight"], a["0.weight"])
+        assert not torch.equal(bend["2.weight"], kept[0].path.controls[1]["2.weight"]) or found is kept[0]
 
 
 def test_restarts_are_deterministic_and_resume(task: Task, pair, tmp_path) -> None:

@@ -210,6 +210,15 @@ def test_bad_data_are_refused(data: object, message: str) -> None:
         Task(model=mlp, train=data, test=blobs(5, 1))
 
 
+def test_what_is_no_list_of_points_is_refused(task: Task) -> None:
+    one, land = points(task, 1)[0], Landscape(task)
+    for asked in (land.evaluate, lambda given: next(land.predictions(given))):
+        with pytest.raises(SettingError, match="no points to evaluate"):
+            asked([])
+        with pytest.raises(SettingError, match="give \\[weights\\]"):
+            asked(one)
+
+
 def test_bad_tasks_and_settings_are_refused(task: Task) -> None:
     weights = points(task, 1)
     wrong = Task(model=mlp, train=task.train, test=task.test, loss=functional.cross_entropy)

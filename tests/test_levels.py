@@ -214,6 +214,9 @@ def test_the_page_tells_what_was_found(study: LevelStudy) -> None:
     text = render_report(study)
     assert text == render_report(study)
     assert "Length against level" in text
+    assert text.count("positions tested on 256 examples") == 1
+    for name in ("length-against-level", "beads-against-level"):
+        assert f'id="{name}"' in text
 
 
 def test_the_figure_shows_every_level_where_it_is(study: LevelStudy) -> None:
@@ -235,7 +238,7 @@ def test_a_level_without_a_path_is_told(task: Task, pair, study: LevelStudy) -> 
     assert page.headline == "No path was found at any of 2 levels of the loss"
     assert page.sentence.startswith("No path was found at 0.5, ")
     assert [card.state for card in page.cards] == ["undecided"] * 2
-    assert level_rows(found).rows[0][1].text == "✗ at full depth"
+    assert [cell.text for cell in level_rows(found).rows[0][1:3]] == ["✗ at full depth", "—"]
     crosses = [trace for trace in levels_figure(found).data if trace.name == "none found"]
     assert list(crosses[0].x) == [0.5, least]
     assert "Crosses: no path was found." in render_report(found)
@@ -292,6 +295,12 @@ def test_quiet_prints_nothing(folder: Path, tmp_path: Path) -> None:
 )
 def test_refusals_write_nothing(folder: Path, tmp_path: Path, options: tuple, told: str) -> None:
     assert told in refused(*inputs(folder), *options, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_same_network_twice_is_refused(folder: Path, tmp_path: Path) -> None:
+    first, _, *task = inputs(folder)
+    assert "are the same network" in refused(first, first, *task, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -24,6 +24,7 @@ from isthmus.io.runs import Run
 from isthmus.io.state import FileStore
 from isthmus.path import Bezier
 from isthmus.report.disconnectivity import branches, disconnectivity_figure, heights_figure
+from isthmus.report.formats import plain_loss
 from isthmus.report.minima import minima_page, ratio_sentence, short_names
 
 # -- a connector whose saddles are given ------------------------------------------------------------
@@ -509,6 +510,11 @@ def test_the_page_tells_every_tested_pair(task: Task, trained) -> None:
     assert [row[1].text for row in tested[:3]] == ["star"] * 3
     assert tested[3][1].text.startswith("to replace ")
     assert all("<script" not in row[0].text for row in tested)
+    heights = [(each.edge.saddle.loss, each.held_out.loss) for each in study.tested]
+    assert any(plain_loss(train) != plain_loss(held_out) for train, held_out in heights)
+    assert [(row[3].text, row[5].text) for row in tested] == [
+        (plain_loss(train), plain_loss(held_out)) for train, held_out in heights
+    ]
 
 
 def test_names_lose_what_all_share() -> None:

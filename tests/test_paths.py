@@ -76,6 +76,23 @@ def test_lengths_in_closed_form() -> None:
     assert Bezier(flat).length == pytest.approx(math.sqrt(5) + math.asinh(2) / 2, rel=1e-6)
 
 
+def test_a_chain_is_measured_along_its_straight_pieces() -> None:
+    """Exact at corners that no even grid hits, and without inner products of all controls."""
+    chain = Chain(controls(8))
+    pieces = [one.distance(two) for one, two in pairwise(chain.controls)]
+    assert chain.length == pytest.approx(math.fsum(pieces), rel=1e-14)
+    t = torch.tensor([0.1, 1.5 / 7, 0.3, 3 / 7, 0.9, 1.0], dtype=torch.float64)
+    fine = torch.cat([t, torch.linspace(0, 7, 8, dtype=torch.float64) / 7]).unique()
+    fine = fine[fine >= 0.1]
+    points = [chain(position) for position in fine.tolist()]
+    along = torch.tensor([0.0, *(one.distance(two) for one, two in pairwise(points))]).double().cumsum(0)
+    expected = torch.stack([along[fine == position][0] for position in t])
+    assert_close(chain.distances(t), expected, rtol=1e-6, atol=1e-6)
+    assert float(chain.distances(torch.tensor([0.0, 1.0]))[-1]) == pytest.approx(chain.length, rel=1e-14)
+    assert chain.endpoint_distance == chain.controls[0].distance(chain.controls[-1])
+    assert "gram" not in vars(chain)
+
+
 def test_straight_starts_lie_on_the_segment() -> None:
     a, b, *_ = controls(2)
     for path in (Bezier.between(a, b, 3), Chain.between(a, b, 3)):
@@ -135,6 +152,17 @@ def test_bent_starts_are_mirrored_pairs() -> None:
         assert left.distance(straight) == pytest.approx(0.2 * a.distance(b) if inner else 0)
         assert inner == (not other.equal(left))
     assert bent(path, 0.2, 5, 1).controls[2].equal(one.controls[2])
+
+
+def test_a_bend_leaves_what_training_holds_still() -> None:
+    a, b, *_ = controls(2)
+    path = Bezier.between(a, b, 2)
+    for plain, moved in zip(path.controls, bent(path, 0.2, 5, 1, [slice(3, 9)]).controls, strict=True):
+        apart = moved.vector - plain.vector
+        assert not apart[3:9].any()
+        inner = plain is not a and plain is not b
+        assert bool(apart[:3].all()) is bool(apart[9:].all()) is inner
+        assert float(apart.norm()) == pytest.approx(0.2 * a.distance(b) if inner else 0)
 
 
 def test_the_plane_holds_its_three_models() -> None:

@@ -17,7 +17,7 @@ from isthmus.landscape import AnalyticLandscape, Evaluation
 from isthmus.path import Bezier, Plane
 from isthmus.path.plane import plane
 from isthmus.report.planes import surface_figure
-from isthmus.surfaces import Surface, scale_of, scan_plane, scan_splits
+from isthmus.surfaces import Surface, scale_of, scan, scan_plane, scan_splits
 from isthmus.surfaces.kriging import krige
 
 
@@ -179,6 +179,38 @@ def test_a_kill_changes_nothing(trained, tmp_path, precision):
     resumed = scanned(FileStore(tmp_path / "state.safetensors"))
     assert all(records_equal(*pair) for pair in zip(whole, resumed, strict=True))
     assert not (tmp_path / "state.safetensors").exists()
+
+
+def test_a_kill_in_the_midst_of_a_round_chooses_the_same_nodes(monkeypatch, tmp_path):
+    """A round is eight nodes or more; with chunks of three, most kills fall inside one."""
+    monkeypatch.setattr(scan, "_CHUNK", 3)
+    evaluate, chunks = scan._Scan._evaluate, []
+
+    def counted(self, chunk, *rest):
+        chunks.append(chunk)
+        if len(chunks) == dies_at:
+            raise Killed
+        evaluate(self, chunk, *rest)
+
+    def scanned(store):
+        land = AnalyticLandscape(egg_carton)
+        return scan_splits(flat(), land, resolution=15, precision=0.05, splits=["train"], store=store)
+
+    monkeypatch.setattr(scan._Scan, "_evaluate", counted)
+    dies_at = 0
+    whole = scanned(None)
+    total = len(chunks)
+    assert total > 12
+    for dies_at in range(total - 5, total + 1):
+        chunks.clear()
+        path = tmp_path / f"{dies_at}.safetensors"
+        with pytest.raises(Killed):
+            scanned(Killer(path, after=1000))
+        assert path.exists()
+        chunks.clear()
+        dies_at = 0
+        assert records_equal(whole[0], scanned(FileStore(path))[0])
+        assert len(chunks) < total
 
 
 # -- what is projected --------------------------------------------------------------------------

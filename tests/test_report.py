@@ -20,6 +20,7 @@ from isthmus.path import Segment
 from isthmus.report import plot, save_figures, terminal, write_report
 from isthmus.report.html import render_report
 from isthmus.report.sentences import headline, train_sentence, verdict_sentence
+from isthmus.report.tables import provenance_rows
 from isthmus.scores import score
 from isthmus.surfaces import Surface
 from isthmus.weights import Weights
@@ -116,6 +117,18 @@ def with_error(study, name, height, low, high, split="test"):
         return replace(path, barriers=swapped)
 
     return replace(study, paths=tuple(changed(path) for path in study.paths))
+
+
+def test_provenance_names_every_file_with_what_was_noticed_while_reading():
+    study = make_study()
+    read = replace(study.ends[1], notes=("unwrapped 'model'", "a prefix"))
+    rows = provenance_rows([study.ends[0], read], {"seed": "3"}).rows
+    assert [(name.text, value.text) for name, value in rows] == [
+        ("A: source", study.ends[0].source), ("A: SHA-256", study.ends[0].sha256),
+        *([("A: while reading", "; ".join(study.ends[0].notes))] if study.ends[0].notes else []),
+        ("B: source", read.source), ("B: SHA-256", read.sha256),
+        ("B: while reading", "unwrapped 'model'; a prefix"), ("seed", "3"),
+    ]  # fmt: skip
 
 
 # -- sentences -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from isthmus import Weights
 from isthmus.errors import RunError
 from isthmus.io.records import plain, read_record, records_equal, write_record
 from isthmus.io.runs import Run
+from isthmus.io.state import FileStore
 
 
 class Colour(Enum):
@@ -123,3 +124,16 @@ def test_a_run_in_use_is_refused_and_leftovers_are_swept(tmp_path) -> None:
     run.close()
     Run.open(tmp_path / "run", "test", {}).close()
     assert [f.name for f in (tmp_path / "run").iterdir()] == ["run.json"]
+
+
+def test_a_cleared_store_leaves_nothing_of_its_pieces(tmp_path) -> None:
+    """Pieces of pieces, and what a write that was killed has left beside them."""
+    store = FileStore(tmp_path / "state.safetensors")
+    inner = store.part("bead-0").part("training")
+    for each in (store, store.part("bead-0"), inner):
+        each.save("mine", {"x": torch.zeros(2)}, {})
+    inner.path.with_name(".training.abc.tmp").write_bytes(b"half of a st")
+    (tmp_path / "another.json").write_text("{}")
+    store.clear()
+    assert [file.name for file in tmp_path.iterdir()] == ["another.json"]
+    store.clear()

@@ -280,6 +280,17 @@ def test_the_normalised_length_in_a_circular_valley() -> None:
     assert ratios[-1] == pytest.approx(angle / straight, rel=0.02), "in the limit, the arc over the chord"
 
 
+def test_a_bead_on_the_ridge_between_antipodes_finds_the_valley() -> None:
+    """Both ends have y = 0 and so has the gradient everywhere between: only the jitter leads off the line."""
+    given = {"level": 0.1, "tolerance": 0.0, "rate": 0.02, **ANALYTIC}
+    found = string_sampling(point(1.0, 0.0), point(-1.0, 0.0), AnalyticLandscape(ring), **given)
+    assert found.outcome is Outcome.CONNECTED_AT_LEVEL
+    assert dense_maximum(found.path, AnalyticLandscape(ring)) < 0.101
+    given |= {"jitter": 0.0}
+    stuck = string_sampling(point(1.0, 0.0), point(-1.0, 0.0), AnalyticLandscape(ring), **given)
+    assert stuck.outcome is Outcome.NOT_FOUND_WITHIN_DEPTH
+
+
 def test_the_tolerance_is_of_the_level_also_where_it_is_negative() -> None:
     surface = MUELLER_BROWN
     level = surface.pass_energy - 0.05 * abs(surface.pass_energy)

@@ -36,7 +36,7 @@ _EXAMPLES = 2000
 Examples = Annotated[
     int | None,
     typer.Option(
-        help="Examples of each split; 0 uses all. [default: 2000; all with --precision]", show_default=False
+        help="Examples of each split; 0 uses all. (default: 2000; all with --precision)", show_default=False
     ),
 ]
 Precision = Annotated[

@@ -53,7 +53,7 @@ def curves(
             "which are independent of one another."
         ),
     ] = "all",
-    curve: Annotated[str, typer.Option("--curve", help="bezier or chain.")] = "bezier",
+    curve: Annotated[str, typer.Option("--curve", "--kind", help="bezier or chain.")] = "bezier",
     bends: Bends = 1,
     curve_steps: Annotated[int, typer.Option(help="Gradient steps of each fit.")] = 1000,
     curve_epochs: CurveEpochs = None,

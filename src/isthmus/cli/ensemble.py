@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from isthmus.cli.options import AsJson, Data, Device, Figures, Out, Quiet, Recalibration, Seed, TaskName
-from isthmus.cli.session import bars, command_line, guarded, limit, open_checkpoint, open_task
+from isthmus.cli.session import (
+    bars,
+    command_line,
+    controls_in,
+    guarded,
+    limit,
+    open_checkpoint,
+    open_task,
+)
 from isthmus.cli.story import slug
 from isthmus.cli.study import study_in_run
 from isthmus.errors import SettingError
@@ -19,8 +27,6 @@ if TYPE_CHECKING:
     from isthmus.io.runs import Run
     from isthmus.landscape import Task
     from isthmus.path import AbstractPath
-
-_FIRST = "0.safetensors"
 
 
 @guarded
@@ -33,30 +39,43 @@ def ensemble(
     path: Annotated[
         Path | None,
         typer.Option(
+            "--path",
+            "--curve",
             help="Instead of models: a folder with the controls of a path, or a run folder of curve or "
             "connect that has one.",
             show_default=False,
         ),
     ] = None,
-    points: Annotated[int, typer.Option(help="Points of a path, or drawn from a simplex.")] = 5,
+    points: Annotated[
+        int | None,
+        typer.Option(help="Points of a path, or drawn from a simplex. (default: 5)", show_default=False),
+    ] = None,
     spacing: Annotated[
-        str, typer.Option(help="Of points on a path: uniform in t, or arc length.")
-    ] = "uniform",
+        str | None,
+        typer.Option(
+            help="Of points on a path: uniform (in t), or arc (in arc length). (default: uniform)",
+            show_default=False,
+        ),
+    ] = None,
     fge: Annotated[
         bool, typer.Option("--fge", help="Train snapshots from one model under a cyclical learning rate.")
     ] = False,
-    cycles: Annotated[int, typer.Option(help="Snapshots of --fge.")] = 6,
+    cycles: Annotated[
+        int | None, typer.Option(help="Snapshots of --fge. (default: 6)", show_default=False)
+    ] = None,
     period: Annotated[
         int | None,
-        typer.Option(help="Steps between two snapshots, even. [default: two epochs]", show_default=False),
+        typer.Option(
+            help="Steps between two snapshots of --fge, even. (default: two epochs)", show_default=False
+        ),
     ] = None,
     high: Annotated[
         float | None,
-        typer.Option(help="Highest rate of --fge. [default: half of the recipe's]", show_default=False),
+        typer.Option(help="Highest rate of --fge. (default: half of the recipe's)", show_default=False),
     ] = None,
     low: Annotated[
         float | None,
-        typer.Option(help="Lowest rate of --fge. [default: a tenth of the recipe's]", show_default=False),
+        typer.Option(help="Lowest rate of --fge. (default: a tenth of the recipe's)", show_default=False),
     ] = None,
     average: Annotated[
         str | None,
@@ -70,8 +89,8 @@ def ensemble(
     batchnorm: Annotated[
         str | None,
         typer.Option(
-            help="Statistics of the members: recalibrate, interpolate or keep. [default: keep; on a path "
-            "recalibrate]",
+            help="Statistics of the members: recalibrate, interpolate or keep. (default: keep; on a path "
+            "recalibrate)",
             show_default=False,
         ),
     ] = None,
@@ -91,13 +110,21 @@ def ensemble(
     """
     given = list(checkpoints or [])
     _require_one_source(given, path, fge)
+    _require_of_use(path is not None, "--path", {"--points": points, "--spacing": spacing})
+    _require_of_use(fge, "--fge", {"--cycles": cycles, "--period": period, "--high": high, "--low": low})
     from isthmus.experiments.ensembling import CycleOptions, EnsembleSettings
 
     settings = EnsembleSettings(
-        points, spacing, average, limit(examples), batchnorm, recalibration, seed, device  # type: ignore[arg-type]
+        5 if points is None else points, spacing or "uniform", average, limit(examples), batchnorm,  # type: ignore[arg-type]
+        recalibration, seed, device,
     )  # fmt: skip
-    options = CycleOptions(cycles, period, high, low) if fge else None
+    options = CycleOptions(6 if cycles is None else cycles, period, high, low) if fge else None
     problem = open_task(task, data, device)
+    if average is None and problem.loss is not None:
+        raise SettingError(
+            f"the task {problem.name} has a loss of its own, so it is not known what its outputs mean: give "
+            "--average probabilities if they are class scores (logits), or --average outputs (regression)"
+        )
     shown = bars(quiet, as_json)
     line = command_line()
     from isthmus.experiments import ensembling
@@ -112,6 +139,7 @@ def ensemble(
     else:
         read = [open_checkpoint(each, problem) for each in given]
         names = ["start"] if fge else _names(given)
+        _require_different(given, read)
         models: dict[str, Checkpoint] = dict(zip(names, read, strict=True))
         origins = ensembling.origins_of(models)
 
@@ -120,7 +148,8 @@ def ensemble(
                 return ensembling.study_snapshots(problem, read[0], options, settings, run=run, **common)
             return ensembling.study_models(problem, models, settings, run=run, **common)
 
-    ensembling.require_averaging(problem, settings, options)
+    member = curve.controls[0] if path is not None else read[0].weights
+    ensembling.require_averaging(problem, settings, options, member)
     identity = ensembling.ensemble_identity(problem, origins, settings, options)
     from isthmus.identity import digest_of
 
@@ -146,6 +175,23 @@ def _require_one_source(given: list[Path], path: Path | None, fge: bool) -> None
         )
 
 
+def _require_of_use(used: bool, needed: str, options: dict[str, object]) -> None:
+    """Refuse options that would change nothing."""
+    idle = [name for name, value in options.items() if value is not None]
+    if idle and not used:
+        raise SettingError(f"{' and '.join(idle)} would change nothing: for use with {needed}")
+
+
+def _require_different(given: list[Path], read: list[Checkpoint]) -> None:
+    """Refuse a network given twice: it would count double."""
+    for number, one in enumerate(read):
+        for other in range(number):
+            if not one.weights.distance(read[other].weights):
+                raise SettingError(
+                    f"{given[other]} and {given[number]} are the same network; give each network once"
+                )
+
+
 def _names(given: list[Path]) -> list[str]:
     """What to call the models: their files' names, with numbers before them where two are alike."""
     stems = [path.resolve().stem for path in given]
@@ -159,28 +205,10 @@ def _path(folder: Path, task: Task) -> tuple[AbstractPath, tuple[Origin, ...]]:
     from isthmus.connect.abstract import load_controls
     from isthmus.experiments.ensembling import Origin
 
-    place = _controls(folder)
+    place = controls_in(folder)
     path = load_controls(place)
     task.network.require(path.controls[0])
     return path, tuple(
         Origin(f"control {k}", str(place / f"{k}.safetensors"), control.digest())
         for k, control in enumerate(path.controls)
-    )
-
-
-def _controls(folder: Path) -> Path:
-    """The folder itself if it holds controls, else the one folder in it that does."""
-    if not folder.is_dir():
-        raise SettingError(f"--path needs a folder of controls or a run folder, but {folder} is not a folder")
-    if (folder / _FIRST).exists():
-        return folder
-    found = sorted(each for each in folder.iterdir() if (each / _FIRST).exists())
-    if len(found) == 1:
-        return found[0]
-    if found:
-        told = " or ".join(str(each) for each in found)
-        raise SettingError(f"{folder} holds {len(found)} paths: give --path {told}")
-    raise SettingError(
-        f"{folder} holds no controls of a path: expected {_FIRST}, 1.safetensors, … in it, or in a folder "
-        "within"
     )

@@ -31,7 +31,7 @@ _Levels = Annotated[
     str,
     typer.Option(
         help="Levels with commas between them, such as 0.5,0.2,0.1 (errors as shares: 0.05 is 5 %). "
-        "[default: six, from near the straight line's highest down to 1.1 times the worse end's]",
+        "(default: six, from near the straight line's highest down to 1.1 times the worse end's)",
         show_default=False,
     ),
 ]
@@ -55,12 +55,20 @@ def levels(
     steps: Annotated[
         int | None,
         typer.Option(
-            help="Gradient steps a bead may take. [default: as many as a training]", show_default=False
+            "--steps",
+            "--curve-steps",
+            show_default=False,
+            help="Gradient steps a bead may take. (default: as many as a training)",
         ),
     ] = None,
     rate: Annotated[
         float | None,
-        typer.Option(help="Peak rate of a bead. [default: 0.3 of the recipe's]", show_default=False),
+        typer.Option(
+            "--rate",
+            "--curve-rate",
+            show_default=False,
+            help="Peak rate of a bead. (default: 0.3 of the recipe's)",
+        ),
     ] = None,
     examples: Annotated[
         int, typer.Option(help="Examples of each split used along paths; 0 uses all. Ends always use all.")

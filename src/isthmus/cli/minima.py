@@ -38,27 +38,30 @@ def minima(
     ],
     task: TaskName,
     kind: Annotated[
-        str, typer.Option(help="How a pair is joined: neb (elastic band), bezier, chain or string.")
+        str,
+        typer.Option(
+            "--kind", "--curve", help="How a pair is joined: neb (elastic band), bezier, chain or string."
+        ),
     ] = "neb",
     edges: Annotated[
         int | None,
         typer.Option(
-            help="Pairs to test at most; 0 goes on while any pair can lower the tree. [default: twice as "
-            "many as a tree needs]",
+            help="Pairs to test at most; 0 goes on while any pair can lower the tree. (default: twice as "
+            "many as a tree needs)",
             show_default=False,
         ),
     ] = None,
     bends: Annotated[
         int | None,
         typer.Option(
-            help="Inner control points of a curve, or pivots that a band begins with. [default: 1 or 3]",
+            help="Inner control points of a curve, or pivots that a band begins with. (default: 1 or 3)",
             show_default=False,
         ),
     ] = None,
     curve_steps: Annotated[
         int | None,
         typer.Option(
-            help="Gradient steps of a path's fit. [default: 1000 of a curve, the recipe's of a band]",
+            help="Gradient steps of a path's fit. (default: 1000 of a curve, the recipe's of a band)",
             show_default=False,
         ),
     ] = None,

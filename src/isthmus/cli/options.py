@@ -47,7 +47,9 @@ Method = Annotated[
 Restarts = Annotated[int, typer.Option(help="Starts of weight matching; the best is kept.")]
 Kind = Annotated[
     str,
-    typer.Option("--curve", help="bezier, chain, neb (elastic band), string (string sampling), or none."),
+    typer.Option(
+        "--curve", "--kind", help="bezier, chain, neb (elastic band), string (string sampling), or none."
+    ),
 ]
 Bends = Annotated[int, typer.Option(help="Inner control points of a curve.")]
 BendsOrPivots = Annotated[

@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from isthmus.cli.options import AsJson, BatchNorm, Data, Device, Figures, Out, Quiet, Seed, TaskName
-from isthmus.cli.session import bars, command_line, guarded, limit, open_checkpoint, open_task
+from isthmus.cli.session import (
+    bars,
+    command_line,
+    controls_in,
+    guarded,
+    limit,
+    open_checkpoint,
+    open_task,
+)
 from isthmus.errors import SettingError
 
 
@@ -26,9 +34,11 @@ def plane(
         list[Path] | None,
         typer.Option(
             "--curve",
+            "--path",
             metavar="FOLDER",
             show_default=False,
-            help="A path to draw over it: the folder of its controls (curve/ in a run). May be repeated.",
+            help="A path to draw over it: a run folder of curve, or the folder of its controls. May be "
+            "repeated.",
         ),
     ] = None,
     of: Annotated[str, typer.Option(help="loss or error: what is shown first, and refined.")] = "loss",
@@ -37,8 +47,9 @@ def plane(
     precision: Annotated[
         float | None,
         typer.Option(
-            help="Evaluate only as many nodes as it takes to know all others within this share of the colour "
-            "scale (0.02, say), and interpolate the rest. [default: evaluate every node]",
+            help="Evaluate only as many nodes as it takes to know the others to this share of the colour "
+            "scale (0.02, say), by intervals estimated from the nodes themselves, and interpolate the rest. "
+            "(default: evaluate every node)",
             show_default=False,
         ),
     ] = None,
@@ -81,8 +92,8 @@ def plane(
     given = [open_checkpoint(path, problem) for path in checkpoints]
     models = dict(zip(_letters(len(given)), given, strict=True))
     plane_through(models)
-    names = _names(curve or [])
-    paths = {name: read_path(folder, problem) for name, folder in zip(names, curve or [], strict=True)}
+    folders = [controls_in(folder) for folder in curve or []]
+    paths = {name: read_path(folder, problem) for name, folder in zip(_names(folders), folders, strict=True)}
     identity = plane_identity(problem, models, settings, paths)
     folder = out or Path(f"isthmus-plane-{slug(problem.name)}-{digest_of(identity)[:8]}")
     study_in_run(

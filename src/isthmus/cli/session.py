@@ -100,6 +100,24 @@ def open_checkpoint(path: Path, task: Task) -> Checkpoint:
     return read_checkpoint(path, like=task.network)
 
 
+def controls_in(folder: Path) -> Path:
+    """The folder of a path's controls: itself, or the one within a run folder that has them."""
+    first = "0.safetensors"
+    if not folder.is_dir():
+        raise SettingError(f"{folder} is not a folder: expected a path's controls, or a run folder with them")
+    if (folder / first).exists():
+        return folder
+    found = sorted(each for each in folder.iterdir() if (each / first).exists())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise SettingError(f"{folder} holds {len(found)} paths: give {' or '.join(map(str, found))}")
+    raise SettingError(
+        f"{folder} holds no controls of a path: expected {first}, 1.safetensors, … in it, or in a folder "
+        "within"
+    )
+
+
 def bars(quiet: bool, as_json: bool) -> Progress:
     """Progress on a terminal, unless silence is asked for."""
     from isthmus.progress import default_progress

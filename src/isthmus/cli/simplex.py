@@ -40,14 +40,14 @@ def simplex(
     vertices: Annotated[
         int | None,
         typer.Option(
-            help="Vertices of the simplex around a checkpoint, itself among them. [default: 4]",
+            help="Vertices of the simplex around a checkpoint, itself among them. (default: 4)",
             show_default=False,
         ),
     ] = None,
     connectors: Annotated[
         int | None,
         typer.Option(
-            help="Vertices that the simplexes of several checkpoints share. [default: 2]", show_default=False
+            help="Vertices that the simplexes of several checkpoints share. (default: 2)", show_default=False
         ),
     ] = None,
     separate: Annotated[
@@ -57,18 +57,19 @@ def simplex(
     weight: Annotated[
         float | None,
         typer.Option(
-            help="What e times the volume is worth, in units of the loss. [default: 0.01]", show_default=False
+            help="Coefficient of the log-volume: what e times the volume is worth in loss. (default: 0.01)",
+            show_default=False,
         ),
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option(help="Points drawn inside at each step. [default: 5]", show_default=False),
+        typer.Option(help="Points drawn inside at each step. (default: 5)", show_default=False),
     ] = None,
     epochs: Annotated[
         float | None,
         typer.Option(
-            help="Passes over the training data for each new vertex. [default: 0.2 of the recipe's, all for "
-            "a connector]",
+            help="Passes over the training data for each new vertex. (default: 0.2 of the recipe's, all for "
+            "a connector)",
             show_default=False,
         ),
     ] = None,
@@ -78,7 +79,7 @@ def simplex(
     ] = None,
     rate: Annotated[
         float | None,
-        typer.Option(help="Rate that a vertex begins with. [default: the recipe's]", show_default=False),
+        typer.Option(help="Rate that a vertex begins with. (default: the recipe's)", show_default=False),
     ] = None,
     inside: Annotated[int, typer.Option(help="Points drawn inside to measure what lies there.")] = 50,
     members: Annotated[int, typer.Option(help="Points drawn inside for the ensemble; 0 makes none.")] = 25,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from isthmus.cli.session import bars, command_line, emit, escaped, limit, open_checkpoint, open_task
 
 if TYPE_CHECKING:
+    from isthmus.experiments.pair import PairSettings
     from isthmus.experiments.records import PairStudy
     from isthmus.io.checkpoints import Checkpoint
     from isthmus.io.runs import Run
@@ -41,6 +42,8 @@ def tell(
     folder = out or Path(f"isthmus-{procedure}-{slug(problem.name)}-{digest_of(identity)[:8]}")
     matched = (folder / "records" / "matching.json").exists()
     symmetry = symmetry_of(problem) if settings.align and not matched else None
+    if not (folder / "run.json").exists():
+        require_level(problem, one, two, settings)
     run = Run.open(folder, procedure, identity)
     try:
         study = written(run, problem, one, two, settings, bars(quiet, as_json), figures, symmetry)
@@ -59,6 +62,26 @@ def symmetry_of(task: Task) -> Symmetry:
     except SymmetryError as error:
         said = str(error).rstrip(".")
         raise SymmetryError(f"{said}. To study the pair without alignment, add --no-align.") from error
+
+
+def require_level(task: Task, a: Checkpoint, b: Checkpoint, settings: PairSettings) -> None:
+    """Refuse a string's level below an end's own loss before anything is written.
+
+    Cost: one pass over the training examples for each end, where a level is given.
+    """
+    if settings.level is None:
+        return
+    import torch
+
+    from isthmus.connect.string import require_ends_below
+    from isthmus.landscape import Landscape
+    from isthmus.path import Segment
+
+    landscape = Landscape(
+        task, settings.device, settings.batchnorm, settings.recalibration, limit=settings.examples
+    )
+    ends = Segment(a.weights, b.weights).at(torch.tensor([0.0, 1.0]))
+    require_ends_below(landscape.evaluate(ends, "train").mean_loss.tolist(), settings.level)
 
 
 def slug(name: str) -> str:

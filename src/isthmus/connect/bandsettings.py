@@ -94,6 +94,8 @@ class BandSettings:
         batch: examples a step, the same for all pivots.
         pivots: inner pivots at the start.
         spring: "redistribute", or a spring constant k ≥ 0: the force k (|d_{i+1}| − |d_i|) along the tangent.
+        slack: pivots are redistributed after a step that found a segment's length off the mean by at least
+            this share of it; 0: after every step.
         insert: pivots that may be inserted before a cycle, at most one a segment.
         threshold: the smallest deviation that is inserted at, as a share of the band's range of losses.
         dense: positions evaluated inside each segment before each cycle.
@@ -106,6 +108,7 @@ class BandSettings:
     batch: int
     pivots: int = 3
     spring: Spring = "redistribute"
+    slack: float = 0.01
     insert: int = 2
     threshold: float = 0.1
     dense: int = 9
@@ -129,8 +132,9 @@ class BandSettings:
                 "an elastic band's spring is 'redistribute' (infinitely stiff) or a constant of at least 0, "
                 f"got {spring!r}"
             )
-        if not 0 <= self.threshold < math.inf:
-            raise SettingError(f"an elastic band's threshold must be at least 0, got {self.threshold}")
+        for name in ("threshold", "slack"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SettingError(f"an elastic band's {name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.momentum < 1 or not 0 <= self.decay < math.inf:
             raise SettingError(
                 f"expected 0 <= momentum < 1 and decay >= 0, got {self.momentum} and {self.decay}"

@@ -9,7 +9,7 @@ Source: Freeman & Bruna 2017, arXiv 1611.01540, algorithm 1, line 8.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -123,17 +123,23 @@ class Piece:
         """The highest value inside it."""
         return float(self.values.max())
 
-    def start(self, jitter: float, generator: torch.Generator) -> Weights:
+    def start(self, jitter: float, generator: torch.Generator, held: Sequence[slice] = ()) -> Weights:
         """Where its bead starts: the highest tested position, and a little beside it.
 
         Between a network and its copy with two units swapped, the middle has two equal units, which no
         descent can tell apart: exactly there a bead would stay in the symmetric subspace for ever.
+
+        Args:
+            jitter: how far beside it, as a share of the piece's length.
+            generator: gives the direction.
+            held: parts of the vector that training holds still; they stay.
         """
         top = Chain((self.left, self.right))(float(self.s[self.values.argmax()]))
         if not jitter:
             return top
         aside = torch.randn(top.vector.shape, generator=generator, dtype=torch.float64)
-        aside *= (self.left.vector != self.right.vector).to(aside)  # what training holds still stays
+        for part in held:
+            aside[part] = 0
         aside *= jitter * self.left.distance(self.right) / max(float(aside.norm()), 1e-300)
         return Weights(top.layout, top.vector + aside.to(top.vector))
 
@@ -198,7 +204,7 @@ class _Descent:
         self.per_epoch = self.landscape.steps_per_epoch(self.settings.batch)
         self.name = f"bead at depth {len(piece.address) + 1}"
         self.seed = child_seed(self.settings.seed, "bead", piece.address)
-        start = piece.start(self.settings.jitter, seeded(self.seed, "jitter"))
+        start = piece.start(self.settings.jitter, seeded(self.seed, "jitter"), self.landscape.frozen)
         self.vector = start.vector.to(self.landscape.device, copy=True)
         self.velocity, self.gradient = torch.zeros_like(self.vector), torch.zeros_like(self.vector)
         self.rates = CurveSettings(1, self.settings.batch, self.settings.rate)

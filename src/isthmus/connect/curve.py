@@ -169,7 +169,8 @@ def fit_curve(
         SettingError: the path has no inner control, or a setting is out of range.
 
     Limits: batch norm uses batch statistics while fitting; evaluate with "recalibrate". Memory: two vectors
-    an inner control, one an end, and two more.
+    an inner control, one an end, and two more; under "arc" one more a control, while the length is measured;
+    of several restarts the controls of all, until the lowest is chosen.
     """
     if len(path.controls) < 3:
         raise SettingError(
@@ -189,7 +190,7 @@ def fit_curve(
         return _fitted(path, landscape, settings, store, progress, world)
 
     def started(number: int) -> Connection:
-        start = bent(path, settings.spread, settings.seed, number)
+        start = bent(path, settings.spread, settings.seed, number, landscape.frozen)
         shown = Titled(progress, f"start {number + 1} of {settings.restarts}")
         found = _fitted(start, landscape, settings, store.part(f"start-{number}"), shown, world)
         saddle = find_saddle(found.path, _judging(landscape), _JUDGED[0])

@@ -22,11 +22,12 @@ from torch import Tensor
 from isthmus.errors import SettingError
 from isthmus.fanout import World
 from isthmus.identity import digest_of
-from isthmus.landscape import AbstractLandscape, Landscape, Recipe
+from isthmus.landscape import AbstractLandscape, Recipe
 from isthmus.path.simplex import (
     Simplex,
     SimplicialComplex,
     at_vertex,
+    drawn_inside,
     log_volume,
     region_of,
     volume_gradient,
@@ -138,8 +139,7 @@ class Growth:
         for row, point in zip(self.vertices, given, strict=False):
             row.copy_(point.vector)
         self.velocity = torch.zeros_like(self.vertices[0])
-        held = landscape.network.frozen if isinstance(landscape, Landscape) else []
-        self.held = list(held)
+        self.held = landscape.frozen
         self.gram = torch.zeros(0)
         self.draws = torch.zeros(0)
         self.shares = list[float]()
@@ -203,8 +203,8 @@ class Growth:
             away[part] = 0
         facet = [*self.groups[0], *range(len(self.given), newest)]
         away = _off_plane(away, old[facet].double())
-        size = float(old.double().square().sum(dim=1).mean().sqrt()) or 1.0
-        self.vertices[newest] = old.double().mean(dim=0) + _START * size * away
+        size = math.sqrt(math.fsum(float(row.double().square().sum()) for row in old) / newest) or 1.0
+        self.vertices[newest] = old.mean(dim=0, dtype=torch.float64) + _START * size * away
         self.velocity.zero_()
 
     def _prepare(self, newest: int) -> None:
@@ -212,9 +212,10 @@ class Growth:
         apart = self.vertices[:newest].double() - self.vertices[0].double()
         self.gram = torch.zeros(newest + 1, newest + 1, dtype=torch.float64)
         self.gram[:-1, :-1] = (apart @ apart.T).cpu()
-        region = SimplicialComplex(self._weights(newest + 1), self.simplexes(newest + 1))
         generator = seeded(self.settings.seed, "positions", newest)
-        draws = region.draw(self.each * self.settings.samples, generator)
+        draws = drawn_inside(
+            self.simplexes(newest + 1), newest + 1, self.each * self.settings.samples, generator
+        )
         self.draws = draws.to(self.vertices)
         self.shares = (draws[:, newest] / self.settings.samples).clamp_min(_LEAST_SHARE).tolist()
         self.planted = newest

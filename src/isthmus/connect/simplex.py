@@ -96,7 +96,8 @@ def fit_simplex(
     Limits: the volume grows most cheaply along directions that matter least (inputs that are constant,
         rescalings of units), bounded by the decay alone there. A high point may be missed: a random point
         inside is near the middle when there are many vertices.
-    Cost: S gradients a step, and two products with the vertices. Memory: a vector a vertex, and four more.
+    Cost: S gradients a step, and two products with the vertices. Memory: a vector a vertex, and four more;
+        while a new vertex is planted, up to six more a vertex (three in float64).
     Source: Benton et al. 2021, section 3.
     """
     given = (points,) if isinstance(points, Weights) else tuple(points)

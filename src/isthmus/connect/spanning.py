@@ -5,7 +5,7 @@ lowest known pass between i and j is the highest edge on the way from i to j in 
 all tested pairs. So not all pairs have to be tested. First every minimum is connected to the best one; then
 the highest edge of the tree is attacked, again and again: without it the tree falls in two, and a pair with
 one minimum on either side, not tested yet, is the only kind that can lower it. No path is lower than its
-ends, so an edge that is no higher than its higher end cannot be lowered at all, and is left alone.
+ends, so a pair of which one end is as high as that edge cannot replace it, and is not tested.
 
 Pure functions of losses, distances and tested edges; the only module that imports networkx.
 

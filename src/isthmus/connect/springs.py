@@ -59,8 +59,7 @@ def measure(band: Tensor, gradients: Tensor) -> Geometry:
     inner = len(gradients)
     gram = torch.zeros(inner + 1, inner + 1, dtype=torch.float64, device=band.device)
     slopes, norms = torch.zeros_like(gram[1:]), torch.zeros_like(gram[0]).new_zeros(inner + 2)
-    for here, slope in _blocks(band, gradients):
-        d = here.diff(dim=0)
+    for d, here, slope in _with_segments(band, gradients):
         gram += _product(d, d.T)
         slopes += _product(slope, d.T)
         norms += torch.linalg.vector_norm(here, dim=1).double().square()
@@ -142,7 +141,7 @@ def pulls(geometry: Geometry, tangent: Tensor, spring: float | None) -> Tensor:
 
 def advance(
     band: Tensor, velocity: Tensor, gradients: Tensor, pull: Tensor, rate: float, momentum: float
-) -> Tensor:
+) -> None:
     """One step of SGD with momentum on all pivots, in place: v_i ← μ v_i − F_i, p_i ← p_i − η v_i.
 
     Args:
@@ -152,19 +151,35 @@ def advance(
         pull: of `pulls`.
         rate: η.
         momentum: μ.
-
-    Returns:
-        The lengths of the segments after the step, shape (n + 1,), float64.
     """
     inner = len(velocity)
     blend = torch.zeros(inner, inner + 1, dtype=band.dtype, device=band.device)
     blend.diagonal().copy_(pull[:, 0])
     blend.diagonal(1).copy_(pull[:, 1])
-    squares = torch.zeros(inner + 1, dtype=torch.float64, device=band.device)
-    for here, slope, speed in _blocks(band, gradients, velocity):
-        speed.mul_(momentum).add_(slope).sub_(_product(blend, here.diff(dim=0)))
+    for d, here, slope, speed in _with_segments(band, gradients, velocity):
+        if _exact(band):
+            speed.addmm_(blend, d, beta=momentum, alpha=-1).add_(slope)
+        else:
+            speed.mul_(momentum).add_(slope).sub_(_product(blend, d))
         here[1:-1].add_(speed, alpha=-rate)
-        squares += torch.linalg.vector_norm(here.diff(dim=0), dim=1).double().square()
+
+
+def unevenness(lengths: Tensor) -> float:
+    """The largest deviation of a segment's length from their mean, as a share of the mean; 0 if all are 0.
+
+    Example:
+        >>> unevenness(torch.tensor([1.0, 1.0, 4.0]))
+        1.0
+    """
+    mean = float(lengths.mean())
+    return float((lengths - mean).abs().max()) / mean if mean > 0 else 0.0
+
+
+def segment_lengths(band: Tensor) -> Tensor:
+    """|d_i| of a band's segments, shape (n + 1,), float64."""
+    squares = torch.zeros(len(band) - 1, dtype=torch.float64, device=band.device)
+    for d, _ in _with_segments(band):
+        squares += torch.linalg.vector_norm(d, dim=1).double().square()
     return squares.sqrt()
 
 
@@ -249,8 +264,20 @@ def _blocks(*tables: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield tuple(table[:, low : low + size] for table in tables)
 
 
+def _with_segments(band: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Blocks of a band and of other tables, each with the band's segments d before it, in one scratch."""
+    scratch: Tensor | None = None
+    for here, *rest in _blocks(band, *others):
+        if scratch is None or scratch.shape[1] != here.shape[1]:
+            scratch = torch.empty_like(here[1:], memory_format=torch.contiguous_format)
+        yield torch.sub(here[1:], here[:-1], out=scratch), here, *rest
+
+
+def _exact(table: Tensor) -> bool:
+    """Whether a matrix product of such tables keeps all its digits."""
+    return table.dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest"
+
+
 def _product(one: Tensor, two: Tensor) -> Tensor:
     """A matrix product in full precision, also where the caller lets that of float32 have fewer digits."""
-    if one.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
-        return (one.double() @ two.double()).float()
-    return one @ two
+    return one @ two if _exact(one) else (one.double() @ two.double()).float()

@@ -28,6 +28,9 @@ from isthmus.weights import Weights
 
 Source = Literal["models", "path", "snapshots"]
 
+_TRIAL = 2
+"""Examples that a trial takes."""
+
 _KINDS = {"segment": "a straight line", "bezier": "a Bézier curve", "chain": "a polygonal chain"}
 
 
@@ -307,13 +310,29 @@ def study_snapshots(
     )  # fmt: skip
 
 
-def require_averaging(task: Task, settings: EnsembleSettings, options: CycleOptions | None = None) -> None:
+def require_averaging(
+    task: Task,
+    settings: EnsembleSettings,
+    options: CycleOptions | None = None,
+    member: Weights | None = None,
+) -> None:
     """Refuse, before anything is computed, what would be refused after it.
 
+    Args:
+        task: model, data and loss.
+        settings: how the ensemble will be measured.
+        options: the cycles, if snapshots are trained.
+        member: weights whose predictions on a few examples are averaged for a trial.
+
     Raises:
-        SettingError: it is not known what to average, or the cycles are none.
+        SettingError: it is not known what to average, or the cycles are none, or a setting is out of range.
+        TaskError: the model's outputs cannot be averaged so.
     """
     average_of(task, settings.averaged)
+    settings.landscape(task, "keep")
+    if member is not None:
+        few = Landscape(task, settings.device, "keep", limit=_TRIAL)
+        ensemble([member, member], few, averaged=settings.averaged)
     if options is not None:
         cycle_settings(task, seed=settings.seed, **asdict(options))
 

@@ -223,10 +223,15 @@ def require_levels(task: Task, a: Checkpoint, b: Checkpoint, settings: LevelSett
     """Refuse levels that cannot be reached, before anything is written.
 
     Raises:
-        SettingError: a level lies below an end's own value, or none is given and none can be chosen.
+        SettingError: A and B are the same, a level lies below an end's own value, or none is given and
+            none can be chosen.
 
     Cost: one pass over the training split for each end.
     """
+    if not a.weights.distance(b.weights):
+        raise SettingError(
+            f"{a.path} and {b.path} are the same network: there is no path to search between them; give two"
+        )
     with TemporaryDirectory(prefix="isthmus-") as folder:
         passing = Run.open(Path(folder), "levels", {})
         try:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from scipy.special import stdtrit
-
 from isthmus.connect.abstract import Saddle
 from isthmus.connect.spanning import Edge, MinimaTree
+from isthmus.experiments.pairing import mean_over
 from isthmus.scores import Score
 
 _LEVEL = 0.95
@@ -148,21 +147,14 @@ def ratio_of(minima: Sequence[Minimum], tree: Sequence[EdgeStudy], split: str) -
         scored.loss / bed if (bed := (bottom[edge.first] + bottom[edge.second]) / 2) else math.nan
         for edge, scored in found if scored is not None
     ]  # fmt: skip
-    mean, margin = (fmean(each), _margin(each)) if each else (math.nan, math.nan)
+    over = mean_over(each, _LEVEL)
     low, top = fmean(bottom), fmean(tops) if tops else math.nan
     return Ratio(
         split, low, _spread(bottom), top, _spread(tops), top / low if low else math.nan,
-        mean, mean - margin, mean + margin, _LEVEL, len(tops),
+        over.value, over.low, over.high, _LEVEL, len(tops),
     )  # fmt: skip
 
 
 def _spread(values: Sequence[float]) -> float:
     """The standard deviation; not a number of fewer than two values."""
     return stdev(values) if len(values) > 1 else math.nan
-
-
-def _margin(values: Sequence[float]) -> float:
-    """Half the width of Student's interval of the mean; not a number of fewer than two values."""
-    if len(values) < 2:
-        return math.nan
-    return float(stdtrit(len(values) - 1, 0.5 + _LEVEL / 2)) * stdev(values) / math.sqrt(len(values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -111,11 +112,8 @@ class FileStore:
     def clear(self) -> None:
         """Delete the file, and those of its pieces."""
         self.path.unlink(missing_ok=True)
-        if self._pieces.is_dir():
-            for file in self._pieces.rglob("*.safetensors"):
-                file.unlink()
-            for folder in (*sorted(self._pieces.rglob("*/"), reverse=True), self._pieces):
-                folder.rmdir()
+        if self._pieces.is_dir():  # with what a write that was killed has left there
+            shutil.rmtree(self._pieces)
 
     def part(self, name: str) -> FileStore:
         """A file of this name in a folder beside this one."""

@@ -107,6 +107,11 @@ class AbstractLandscape(abc.ABC):
         """How models of this landscape are trained: where connectors take their defaults from."""
         return Recipe()
 
+    @property
+    def frozen(self) -> list[slice]:
+        """The parts of the vector that training holds still: `descent` gives them no gradient."""
+        return []
+
     @abc.abstractmethod
     def steps_per_epoch(self, batch: int) -> int:
         """How many batches of the stream make one pass over the training data."""

@@ -109,10 +109,7 @@ class Landscape(AbstractLandscape):
             Tensors of shape (points, examples) on the CPU.
         """
         require_split(split)
-        if isinstance(cast(object, points), Weights):
-            raise SettingError("evaluate takes a list of points; for one, give [weights]")
-        if not len(points):
-            raise SettingError("there are no points to evaluate; give at least one")
+        _require_points(points)
         runner = serial(fanout)
         shown = progress if progress is not None and runner.workers == 1 else Silent()
         pieces = runner.map(lambda piece: self._evaluate(piece, split, shown), _pieces(points, runner))
@@ -166,6 +163,7 @@ class Landscape(AbstractLandscape):
         them has to reduce them before it asks for more.
         """
         require_split(split)
+        _require_points(points)
         buffers: list[Mapping[str, Tensor]] = []
         shown, before = progress or Silent(), 0
         for number, chunk in enumerate(self.task.split(split).chunks(self.batch, self.limit), start=1):
@@ -309,9 +307,22 @@ class Landscape(AbstractLandscape):
         """The task's recipe."""
         return self.task.recipe
 
+    @property
+    def frozen(self) -> list[slice]:
+        """The places of the parameters that do not require gradients."""
+        return self.network.frozen
+
     def steps_per_epoch(self, batch: int) -> int:
         """Full batches in the training split."""
         return self.task.split("train").steps_per_epoch(batch)
+
+
+def _require_points(points: Sequence[Weights]) -> None:
+    """Refuse what is no list of points."""
+    if isinstance(cast(object, points), Weights):
+        raise SettingError("a landscape takes a list of points; for one, give [weights]")
+    if not len(points):
+        raise SettingError("there are no points to evaluate; give at least one")
 
 
 def _shares(rows: list[Tensor]) -> Tensor:

@@ -104,7 +104,8 @@ class AbstractPath(abc.ABC):
         """⟨w_j − w_0, w_k − w_0⟩, shape (controls, controls), float64: every distance on the path.
 
         Differences from the first control are taken before the products, so that near points keep their
-        digits. Cost: one pass over the controls' coordinates for each pair.
+        digits. Cost: one pass over the controls' coordinates for each pair, and the memory of all controls
+        but one, until it is there.
         """
         apart = [w - self.controls[0] for w in self.controls[1:]]
         size = len(self.controls)
@@ -129,7 +130,8 @@ class AbstractPath(abc.ABC):
     @cached_property
     def endpoint_distance(self) -> float:
         """The Euclidean distance between the ends: what the length is to be compared with."""
-        return float(self.gram[-1, -1].clamp_min(0).sqrt())
+        first, last = self.ends
+        return first.distance(last)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from isthmus.path.abstract import AbstractPath
@@ -9,7 +11,9 @@ from isthmus.seeds import seeded
 from isthmus.weights import Weights
 
 
-def bent(path: AbstractPath, spread: float, seed: int, number: int) -> AbstractPath:
+def bent(
+    path: AbstractPath, spread: float, seed: int, number: int, held: Sequence[slice] = ()
+) -> AbstractPath:
     """Start number k of a fit: 0 is the path itself; 1 and 2, 3 and 4, … are bent to opposite sides of it.
 
     All inner controls are moved by ±δ, a random direction of length `spread` times the distance between the
@@ -21,6 +25,7 @@ def bent(path: AbstractPath, spread: float, seed: int, number: int) -> AbstractP
         spread: |δ| over the distance between the ends.
         seed: of the directions; a pair shares one.
         number: of the start.
+        held: parts of the vector that training holds still, which stay where they are on the path.
 
     Example:
         >>> import torch
@@ -35,6 +40,8 @@ def bent(path: AbstractPath, spread: float, seed: int, number: int) -> AbstractP
         return path
     first, last = path.ends
     noise = torch.randn(first.vector.shape, generator=seeded(seed, "bend", (number - 1) // 2))
+    for part in held:
+        noise[part] = 0
     step = spread * path.endpoint_distance / float(noise.norm()) * (1 if number % 2 else -1)
     moved = [
         Weights(w.layout, (w.vector + step * noise.to(w.vector)).to(w.vector.dtype))

@@ -74,13 +74,7 @@ class AbstractRegion(AbstractPath):
 
     def draw(self, points: int, generator: torch.Generator, first: int = 0) -> Tensor:
         """Coordinates of points inside, shape (points, vertices), beginning with this simplex's turn."""
-        turns = (torch.arange(points) + first) % len(self.simplexes)
-        holds = torch.zeros(len(self.simplexes), len(self.controls), dtype=torch.float64)
-        for row, simplex in zip(holds, self.simplexes, strict=True):
-            row[list(simplex)] = 1
-        drawn = torch.empty(points, len(self.controls), dtype=torch.float64)
-        drawn = drawn.exponential_(generator=generator) * holds[turns]
-        return drawn / drawn.sum(dim=1, keepdim=True)
+        return drawn_inside(self.simplexes, len(self.controls), points, generator, first)
 
     @cached_property
     def edges(self) -> tuple[tuple[int, int], ...]:
@@ -222,6 +216,34 @@ class SimplicialComplex(AbstractRegion):
                     middle = combine([1 / len(shared)] * len(shared), tuple(self.controls[k] for k in shared))
                     return Chain((self.controls[first], middle, self.controls[last]))
         raise SettingError(f"no simplexes of the vertices {first} and {last} share a vertex to go by")
+
+
+def drawn_inside(
+    simplexes: Sequence[Sequence[int]],
+    vertices: int,
+    points: int,
+    generator: torch.Generator,
+    first: int = 0,
+) -> Tensor:
+    """Barycentric coordinates of points that go round some simplexes, even in each: Dirichlet(1).
+
+    Args:
+        simplexes: the vertices of each, by their numbers.
+        vertices: how many there are in all.
+        points: how many to draw.
+        generator: gives them.
+        first: the simplex whose turn it is.
+
+    Returns:
+        Shape (points, vertices), float64; zero at the vertices that a point's simplex has not.
+    """
+    turns = (torch.arange(points) + first) % len(simplexes)
+    holds = torch.zeros(len(simplexes), vertices, dtype=torch.float64)
+    for row, simplex in zip(holds, simplexes, strict=True):
+        row[list(simplex)] = 1
+    drawn = torch.empty(points, vertices, dtype=torch.float64)
+    drawn = drawn.exponential_(generator=generator) * holds[turns]
+    return drawn / drawn.sum(dim=1, keepdim=True)
 
 
 def at_vertex(gram: Tensor, vertices: Sequence[int]) -> Tensor:

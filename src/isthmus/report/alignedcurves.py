@@ -32,7 +32,7 @@ from isthmus.report.pages import Card, Page
 from isthmus.report.panels import compose, relayout
 from isthmus.report.sections import Drawing, Figures, Grid, Section, Terms, Text
 from isthmus.report.sentences import matching_sentence
-from isthmus.report.tables import Cell, Column, Table, axis_rows, end_rows, setting_rows
+from isthmus.report.tables import Table, axis_rows, end_rows, provenance_rows, setting_rows
 
 _CLAIMS = (
     (LENGTH, "", "shorter", "longer", "length"),
@@ -165,13 +165,11 @@ def _matchings(study: CurveComparison) -> list[Text | Grid | Figures | Terms]:
 
 
 def _provenance(study: CurveComparison) -> list[Text | Grid | Figures | Terms]:
-    files = [(f"{end.name}: {what}", value) for end in study.ends
-             for what, value in (("source", end.source), ("SHA-256", end.sha256))]  # fmt: skip
-    rows = tuple((Cell(name), Cell(value)) for name, value in [*files, *study.provenance.items()])
-    columns = (Column("what", "name"), Column("value", "text"))
-    table = Table("Files, versions, seeds, settings and the command", columns, rows)
     fit = study.pairs[0].unaligned.fit
-    return [Grid(table), Grid(setting_rows("curves", fit), "Settings of the fits")]
+    return [
+        Grid(provenance_rows(study.ends, study.provenance)),
+        Grid(setting_rows("curves", fit), "Settings of the fits"),
+    ]
 
 
 def _card(study: CurveComparison, name: str, split: str, better: str, worse: str, short: str) -> Card:

@@ -72,7 +72,7 @@ def contrast_rows(study: CurveComparison, brief: bool = False) -> Table:
 def pair_rows(study: CurveComparison) -> Table:
     """Every pair, each side on a row of its own, with intervals from the examples."""
     columns = (
-        Column("pair", "name"), Column("curve"), Column("length"), Column("length / straight"),
+        Column("pair", "name"), Column("curve", "text"), Column("length"), Column("length / straight"),
         Column("maximum loss, held-out", "measure"), Column("maximum loss, train", "measure"),
         Column("minimum accuracy, held-out", "measure"), Column("minimum accuracy, train", "measure"),
         Column("steps to the level"),

@@ -28,7 +28,7 @@ from isthmus.report.formats import (
 )
 from isthmus.report.pages import Card, Page
 from isthmus.report.sections import Drawing, Figures, Grid, Section, Terms, Text
-from isthmus.report.tables import Cell, Column, Table, score_rows
+from isthmus.report.tables import Cell, Column, Table, provenance_rows, score_rows
 
 _COMPARED = (ENSEMBLE, AVERAGE, BEST, SINGLE)
 _LONG = 12
@@ -112,6 +112,8 @@ def _difference(of: str, gain: Estimate) -> str:
     spread = interval(of, gain.low, gain.high) if lower else interval(of, -gain.high, -gain.low)
     decided = "" if gain.low > 0 or gain.high < 0 else ", which these examples do not decide"
     size = quantity(of, abs(gain.value))
+    if size == quantity(of, 0.0):
+        return f"its {of} is the same {spread}{decided}"
     return f"its {of} is {'lower' if lower else 'higher'} by {size} {spread}{decided}"
 
 
@@ -261,15 +263,9 @@ def _terms(found: Ensemble) -> tuple[tuple[str, str], ...]:
 
 
 def _provenance(study: EnsembleStudy) -> Table:
-    files: list[tuple[str, str]] = []
-    for origin in study.origins:
-        files += [(f"{origin.name}: source", origin.source), (f"{origin.name}: SHA-256", origin.sha256)]
-        if origin.notes:
-            files.append((f"{origin.name}: while reading", "; ".join(origin.notes)))
-    batchnorm = ("batch norm of the members", study.ensemble.batchnorm)
-    rows = tuple((Cell(name), Cell(text)) for name, text in [*files, batchnorm, *study.provenance.items()])
-    columns = (Column("what", "name"), Column("value", "text"))
-    return Table("Files, versions, seeds, settings and the command", columns, rows)
+    return provenance_rows(
+        study.origins, {"batch norm of the members": study.ensemble.batchnorm} | study.provenance
+    )
 
 
 def _columns(found: Ensemble, first: str) -> tuple[Column, ...]:

@@ -14,7 +14,7 @@ from isthmus.report.formats import count, percent, significant, tolerance
 from isthmus.report.pages import Card, Page
 from isthmus.report.panels import GREY, Panel, axis, compose, log_axis
 from isthmus.report.sections import Drawing, Figures, Grid, Section, Terms, Text
-from isthmus.report.tables import Cell, Column, Table, end_rows
+from isthmus.report.tables import Cell, Column, Table, end_rows, provenance_rows
 
 _LINE, _MISSED = "#0072B2", "#D55E00"
 _CAVEAT = (
@@ -36,7 +36,7 @@ def levels_page(study: LevelStudy, prefix: str = "") -> Page:
         Section("networks", "The two networks", (*_note(study), Grid(end_rows(study.ends)))),
         Section("levels", "Length against level", _levels_blocks(study, prefix)),
         Section("reading", "How to read this", (Terms(_terms(study)),)),
-        Section("provenance", "Provenance", (Grid(_provenance(study)),)),
+        Section("provenance", "Provenance", (Grid(provenance_rows(study.ends, study.provenance)),)),
     ]
     return Page(
         title=study.task,
@@ -54,7 +54,7 @@ def levels_page(study: LevelStudy, prefix: str = "") -> Page:
 def level_rows(study: LevelStudy) -> Table:
     """One row a level: how the search ended, how long the chain is, how high, and what it cost."""
     columns = (
-        Column("level"), Column("path"), Column("length"), Column("beads"), Column("depth"),
+        Column("level"), Column("path", "text"), Column("length"), Column("beads"), Column("depth"),
         Column("highest, train"), Column("held-out"), Column("steps"),
     )  # fmt: skip
     rows = tuple(
@@ -107,24 +107,32 @@ def levels_figure(study: LevelStudy, *, height: int = 400, controls: bool = True
         height: in pixels.
         controls: not used here.
     """
-    ratios = [row.ratio for row in study.rows if row.connected]
-    most = max([1.02, *ratios])
-    beads = max([2, *(row.beads for row in study.rows if row.connected)])
-    floor, ground = 1 - 0.08 * (most - 1), -0.08 * beads
-    lengths = Panel(
+    return compose([_lengths(study), _counts(study)], height=height, controls=False, gap=0.13)
+
+
+def _lengths(study: LevelStudy) -> Panel:
+    """Normalised length against the level."""
+    most = max([1.02, *(row.ratio for row in study.rows if row.connected)])
+    floor = 1 - 0.08 * (most - 1)
+    return Panel(
         _marks(study, "ratio", floor),
         _across(study),
         axis("length / straight distance", range=[floor, 1 + 1.15 * (most - 1)]),
         _uprights(study),
         _notes(study),
     )
-    counts = Panel(
+
+
+def _counts(study: LevelStudy) -> Panel:
+    """The number of beads against the level."""
+    beads = max([2, *(row.beads for row in study.rows if row.connected)])
+    ground = -0.08 * beads
+    return Panel(
         _marks(study, "beads", ground),
         _across(study),
         axis("beads", range=[ground, 1.15 * beads], dtick=max(1, round(beads / 5))),
         _uprights(study),
     )
-    return compose([lengths, counts], height=height, controls=False, gap=0.13)
 
 
 def _marks(study: LevelStudy, of: str, floor: float) -> tuple[Any, ...]:
@@ -211,15 +219,19 @@ def _hover(study: LevelStudy, row: LevelRow) -> str:
 
 
 def _levels_blocks(study: LevelStudy, prefix: str) -> tuple[Text | Grid | Figures | Terms, ...]:
-    drawing = Drawing(
-        f"{prefix}length-against-level",
-        levels_figure(study),
-        "The normalised length of the path, and its number of beads, against the level; the figures are in "
-        "the table.",
-        "Left: length of the path over the straight distance. Right: its beads."
-        + (" Crosses: no path was found." if any(not row.connected for row in study.rows) else ""),
+    crosses = " Crosses: no path was found." if any(not row.connected for row in study.rows) else ""
+    told = (
+        ("length-against-level", _lengths(study), "Length of the path over the straight distance."),
+        ("beads-against-level", _counts(study), "Beads of the path."),
     )
-    return (Text(levels_sentence(study)), Figures((drawing,)), Grid(level_rows(study)))
+    drawings = tuple(
+        Drawing(
+            prefix + name, compose([panel], height=340, controls=False),
+            f"{caption[:-1]}, against the level; the figures are in the table.", caption + crosses,
+        )
+        for name, panel, caption in told
+    )  # fmt: skip
+    return (Figures(drawings), Grid(level_rows(study)))
 
 
 def _note(study: LevelStudy) -> tuple[Text, ...]:
@@ -279,8 +291,8 @@ def _terms(study: LevelStudy) -> tuple[tuple[str, str], ...]:
         (
             "Length / straight",
             "The length of the chain through all beads over the distance between the ends: 1 where the "
-            "straight line lies below the level. It grows as the level falls: the lower, the more bent the "
-            "set of networks below it. The chain found is not the shortest, so it is an upper bound.",
+            "straight line lies below the level. The shortest path cannot get shorter as the level falls; "
+            "the chain found can, as it is not the shortest: its length is an upper bound.",
         ),
         (
             "Path found",
@@ -292,14 +304,3 @@ def _terms(study: LevelStudy) -> tuple[tuple[str, str], ...]:
             "held-out data is told beside it: nothing holds it below the level.",
         ),
     )
-
-
-def _provenance(study: LevelStudy) -> Table:
-    files = [
-        line
-        for end in study.ends
-        for line in ((f"{end.name}: source", end.source), (f"{end.name}: SHA-256", end.sha256))
-    ]
-    rows = tuple((Cell(name), Cell(value)) for name, value in (*files, *study.provenance.items()))
-    columns = (Column("what", "name"), Column("value", "text"))
-    return Table("Files, versions, seeds, settings and the command", columns, rows)

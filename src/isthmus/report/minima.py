@@ -25,7 +25,7 @@ from isthmus.report.formats import (
 from isthmus.report.pages import Card, Page
 from isthmus.report.panels import relayout
 from isthmus.report.sections import Drawing, Figures, Grid, Section, Terms, Text
-from isthmus.report.tables import Cell, Column, Table, score_rows
+from isthmus.report.tables import Cell, Column, Table, provenance_rows, score_rows
 from isthmus.scores import Score
 
 _NOTHING = "—"
@@ -208,7 +208,8 @@ def _cards(study: MinimaStudy) -> list[Card]:
     cards = [
         Card(
             split_name(found.split), significant(found.overall, 3),
-            f"{plain_loss(found.saddle)} / {plain_loss(found.minimum)}; mean over the edges {_bounds(found)}",
+            f"{plain_loss(found.saddle)} / {plain_loss(found.minimum)}; mean over the edges "
+            f"{significant(found.each, 3)} {_bounds(found)}",
         )
         for found in (study.ratio("test"), study.ratio("train"))
     ]  # fmt: skip
@@ -291,17 +292,8 @@ def _minimum_rows(study: MinimaStudy) -> Table:
 
 
 def _provenance_rows(study: MinimaStudy) -> Table:
-    files = [(f"{each.name}: {what}", value) for each in study.minima
-             for what, value in (("source", each.source), ("SHA-256", each.sha256),
-                                 ("while reading", "; ".join(each.notes))) if value]  # fmt: skip
-    if study.tested:
-        fit = ", ".join(f"{name} {value}" for name, value in study.tested[0].settings.items())
-        files.append(("every fit", fit))
-    rows = tuple((Cell(name), Cell(value)) for name, value in [*files, *study.provenance.items()])
-    return Table(
-        "Files, versions, seeds, settings and the command",
-        (Column("what", "name"), Column("value", "text")), rows,
-    )  # fmt: skip
+    fit = ", ".join(f"{name} {value}" for each in study.tested[:1] for name, value in each.settings.items())
+    return provenance_rows(study.minima, ({"every fit": fit} if fit else {}) | study.provenance)
 
 
 _CAVEAT = (

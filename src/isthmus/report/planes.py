@@ -159,7 +159,7 @@ def _title(surface: Surface, of: Shown, scale: Scale) -> dict[str, Any]:
     """What the colour bar shows: the figure's title, put above the bar (a bar's own title overlaps it)."""
     told = ", logarithmic scale" if scale.log else ""
     if scale.shift:
-        told += " of the height above the lowest"
+        told = ", logarithmic above the lowest"
     unit = " (%)" if of == "error" else ""
     return {
         "text": f"{split_name(surface.split)} {quantity_name(of)}{unit}{told}",

@@ -7,11 +7,11 @@ from functools import partial
 
 from isthmus.experiments.planes import PlaneStudy
 from isthmus.report.drawing import NamedFigure
-from isthmus.report.formats import count, percent, plain_loss, quantity, significant, split_name
+from isthmus.report.formats import count, interval, percent, plain_loss, quantity, significant, split_name
 from isthmus.report.pages import Card, Page
 from isthmus.report.planes import quantity_name, shape_of, surface_figure
 from isthmus.report.sections import Drawing, Figures, Grid, Section, Terms, Text
-from isthmus.report.tables import Cell, Column, Table, score_rows
+from isthmus.report.tables import Cell, Column, Table, provenance_rows, score_rows
 from isthmus.surfaces import Shown, Surface
 
 _IN_PLANE = 1e-4
@@ -77,10 +77,10 @@ def plane_page(study: PlaneStudy, prefix: str = "") -> Page:
 
 
 def plane_sentence(study: PlaneStudy) -> str:
-    """What the plane holds, on held-out data, and on how much."""
-    surface = study.surface("test")
-    values = surface.values(study.of)
-    low, high = float(values.nan_to_num(nan=math.inf).min()), float(values.nan_to_num(nan=math.inf).max())
+    """What the plane holds, on held-out data and on train, and on how much."""
+    surface, train = study.surface("test"), study.surface("train")
+    low, high = _ends(surface, study.of)
+    least, most = _ends(train, study.of)
     spent = (
         f"all {count(surface.nodes)} nodes"
         if surface.interpolated is None
@@ -89,7 +89,8 @@ def plane_sentence(study: PlaneStudy) -> str:
     return (
         f"Over the plane through {_listed(surface.names)} the held-out {study.of} runs from "
         f"{quantity(study.of, low)} to {quantity(study.of, high)} ({count(surface.examples)} examples at "
-        f"{spent})."
+        f"{spent}), and that on train from {quantity(study.of, least)} to {quantity(study.of, most)} "
+        f"({count(train.examples)} examples)."
     )
 
 
@@ -164,12 +165,6 @@ def _sections(study: PlaneStudy, prefix: str) -> list[Section]:
         terms.insert(
             -1, ("Batch norm", f"{policy} The models' own scores are with those they were saved with.")
         )
-    provenance = [
-        *((f"{end.name}: source", end.source) for end in study.models),
-        *((f"{end.name}: SHA-256", end.sha256) for end in study.models), *study.provenance.items(),
-    ]  # fmt: skip
-    rows = tuple((Cell(name), Cell(value)) for name, value in provenance)
-    columns = (Column("what", "name"), Column("value", "text"))
     return [
         Section(f"{prefix}maps", "The plane", tuple(blocks)),
         Section(f"{prefix}reliefs", "The same, in three dimensions", tuple(reliefs)),
@@ -177,7 +172,7 @@ def _sections(study: PlaneStudy, prefix: str) -> list[Section]:
         Section(f"{prefix}numbers", "In numbers", tuple(numbers)),
         Section(f"{prefix}reading", "How to read this", (Terms(tuple(terms)),)),
         Section(
-            f"{prefix}provenance", "Provenance", (Grid(Table("Files, settings, versions", columns, rows)),)
+            f"{prefix}provenance", "Provenance", (Grid(provenance_rows(study.models, study.provenance)),)
         ),
     ]
 
@@ -214,8 +209,11 @@ def _cards(study: PlaneStudy) -> tuple[Card, ...]:
     cards = []
     for end in study.models:
         score = next(score for score in end.scores if score.split == "test")
-        value = score.loss if study.of == "loss" else score.error
-        cards.append(Card(end.name, quantity(study.of, value)))
+        value, low, high = (
+            (score.loss, score.loss_low, score.loss_high) if study.of == "loss"
+            else (score.error, score.error_low, score.error_high)
+        )  # fmt: skip
+        cards.append(Card(end.name, quantity(study.of, value), interval(study.of, low, high)))
     surface = study.surface("test")
     detail = f"over {count(surface.nodes)} nodes"
     return (*cards, Card("highest node", _value(study.of, _ends(surface, study.of)[1]), detail))

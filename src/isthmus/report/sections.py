@@ -105,7 +105,9 @@ def study_sections(study: PairStudy, prefix: str = "") -> list[Section]:
     if any(path.fit for path in study.paths):
         found.append(_fits(study.paths, prefix))
     found.append(Section("reading", "How to read this", (Terms(terms.study_terms(study)),)))
-    found.append(Section("provenance", "Provenance", (Grid(tables.provenance_rows(study)),)))
+    found.append(
+        Section("provenance", "Provenance", (Grid(tables.provenance_rows(study.ends, study.provenance)),))
+    )
     return [Section(prefix + each.name, each.title, each.blocks) for each in found]
 
 

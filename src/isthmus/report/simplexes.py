@@ -26,8 +26,8 @@ from isthmus.report.planes import shape_of, surface_figure
 from isthmus.report.profiles import lines_of_paths, profile_panel
 from isthmus.report.sections import Drawing, Figures, Grid, Section, Terms, Text
 from isthmus.report.simplexfigures import growth_figure, inside_figure, volume_figure
-from isthmus.report.simplextables import ensemble_rows, inside_rows, origin_rows, route_rows, stage_rows
-from isthmus.report.tables import end_rows, setting_rows
+from isthmus.report.simplextables import ensemble_rows, inside_rows, route_rows, stage_rows
+from isthmus.report.tables import end_rows, provenance_rows, setting_rows
 
 _SPLITS = ("test", "train")
 _QUANTITIES: tuple[Quantity, ...] = ("error", "loss")
@@ -124,9 +124,9 @@ def _headline(study: SimplexStudy) -> str:
         return f"The {_named(study)} was not grown to the end"
     at = tolerance(study.tolerance)
     told = {
-        "connected": f"As low inside as the given networks, to {at} error",
-        "barrier": f"Higher inside than the given networks, by more than {at} error",
-        "undecided": f"Undecided at {at} error whether it is as low inside as the given networks",
+        "connected": f"On average as low inside as the given networks, to {at} error",
+        "barrier": f"On average higher inside than the given networks, by more than {at} error",
+        "undecided": f"Undecided at {at} error whether it is on average as low inside as the given networks",
     }
     article = "" if study.kind == "simplexes" else "a "
     return f"{told[_state(study, 'test')]}: {article}{_named(study)}"
@@ -181,7 +181,11 @@ def _sections(study: SimplexStudy, prefix: str) -> list[Section]:
     outcome = Text(f"The growth: {study.fit.outcome}. {_saddle(study)}".strip())
     found.append(Section(f"{prefix}fit", "How it was grown", (outcome, Figures((fit,)), settings)))
     found.append(Section(f"{prefix}reading", "How to read this", (Terms(_terms(study)),)))
-    found.append(Section(f"{prefix}provenance", "Provenance", (Grid(origin_rows(study)),)))
+    found.append(
+        Section(
+            f"{prefix}provenance", "Provenance", (Grid(provenance_rows(study.networks, study.provenance)),)
+        )
+    )
     return found
 
 
@@ -260,8 +264,8 @@ def _plane(study: SimplexStudy, prefix: str) -> Section:
         Drawing(
             f"{prefix}plane-{of}",
             surface_figure(surface, of=of),
-            f"Contours of {of} over the plane through {shown}.",
-            f"{of.capitalize()} over the plane through {shown}.",
+            f"Contours of {split_name(surface.split)} {of} over the plane through {shown}.",
+            f"{split_name(surface.split).capitalize()} {of} over the plane through {shown}.",
             shape=shape_of(surface),
         )
         for of in ("loss", "error")

@@ -108,19 +108,3 @@ def route_rows(study: SimplexStudy) -> Table:
         ]
         rows.append((Cell(path.name), *cells, Cell(significant(path.length, 4))))
     return Table("Barriers above the mean of the ends", columns, tuple(rows))
-
-
-def origin_rows(study: SimplexStudy) -> Table:
-    """Files, versions, seeds and the command."""
-    rows: list[tuple[str, str]] = []
-    for end in study.networks:
-        rows += [(f"{end.name}: source", end.source), (f"{end.name}: SHA-256", end.sha256)]
-        if end.notes:
-            rows.append((f"{end.name}: while reading", "; ".join(end.notes)))
-    rows += study.provenance.items()
-    columns = (Column("what", "name"), Column("value", "text"))
-    return Table(
-        "Files, versions, seeds, settings and the command",
-        columns,
-        tuple((Cell(name), Cell(value)) for name, value in rows),
-    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from isthmus.barriers import Barrier, Verdict
 from isthmus.experiments.records import End, Fit, Matching, Merge, PairStudy, PathStudy
@@ -185,15 +185,43 @@ def pinned_rows(matching: Matching) -> Table:
     return Table("Pinned", (Column("parameter and dimension", "name"), Column("why", "text")), rows)
 
 
-def provenance_rows(study: PairStudy) -> Table:
-    """Files, hashes, versions, seeds and the command."""
+class Sourced(Protocol):
+    """A network that came from a file."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """The file."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Its digest."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was unwrapped or filled in while reading it."""
+        ...
+
+
+def provenance_rows(networks: Sequence[Sourced], provenance: Mapping[str, str]) -> Table:
+    """Files, hashes, versions, seeds and the command.
+
+    Args:
+        networks: the given ones.
+        provenance: what else there is to tell, by name.
+    """
     files: list[tuple[str, str]] = []
-    for end in study.ends:
-        files.append((f"{end.name}: source", end.source))
-        files.append((f"{end.name}: SHA-256", end.sha256))
-        if end.notes:
-            files.append((f"{end.name}: while reading", "; ".join(end.notes)))
-    rows = tuple((Cell(name), Cell(value)) for name, value in [*files, *study.provenance.items()])
+    for each in networks:
+        files += [(f"{each.name}: source", each.source), (f"{each.name}: SHA-256", each.sha256)]
+        if each.notes:
+            files.append((f"{each.name}: while reading", "; ".join(each.notes)))
+    rows = tuple((Cell(name), Cell(value)) for name, value in [*files, *provenance.items()])
     return Table(
         "Files, versions, seeds, settings and the command",
         (Column("what", "name"), Column("value", "text")),

@@ -189,7 +189,9 @@ def _ends(plane: Plane) -> list[object]:
 
 @dataclass
 class _Scan:
-    """The nodes of one grid, and what is known of them so far; a saved state is a whole number of chunks.
+    """The nodes of one grid, and what is known of them so far.
+
+    A saved state is a whole number of chunks, and of rounds where a refinement chooses the nodes.
 
     Attributes:
         known: the nodes that were evaluated, in the order in which they were.
@@ -233,6 +235,11 @@ class _Scan:
             while len(wanted := self._wanted(refinement)):
                 for chunk in torch.split(wanted, _CHUNK):
                     self._evaluate(chunk, bar, "" if refinement is None else refinement.note)
+                    if refinement is None and self.store.due():
+                        self._save()
+                # A half round would be taken up as a whole one, and the next nodes chosen from less.
+                if refinement is not None and self.store.due():
+                    self._save()
         self.store.clear()
 
     def _wanted(self, refinement: Refinement | None) -> Tensor:
@@ -275,8 +282,6 @@ class _Scan:
         self.spread = torch.cat([self.spread.view(2, len(self.splits), -1), both], dim=2)
         self.known, self.examples = torch.cat([self.known, chunk]), torch.tensor(examples)
         bar(done, note)
-        if self.store.due():
-            self._save()
 
     def _save(self) -> None:
         state = {
