@@ -71,7 +71,8 @@ SHOWN = (
         ("length-against-level",),
     ),
     Shown(
-        "minima", "Ten minima, digits", "digits-mlp", ("minima",), _TEN, ("disconnectivity",), tables=9,
+        "minima", "Ten minima, digits", "digits-mlp", ("minima", "--edges", "9"), _TEN,
+        ("disconnectivity",), tables=9,
     ),
     Shown(
         "simplex-digits", "A simplex around one network, digits", "digits-mlp", ("simplex",), (1,),

@@ -187,14 +187,13 @@ def run(only: Sequence[str] | None = None, page: bool = True) -> None:
     known = [*(family.name for family in every), *(shown.name for shown in SHOWN)]
     if unknown := [name for name in only or () if name not in known]:
         raise SystemExit(f"there is no entry {unknown[0]}: expected {', '.join(known)}")
+    tasks = {"digits-mlp": every[0].task, "mnist-mlp": every[1].task, "digits-cnn": digits.cnn()}
     joined = [(f, found_paths(f)) for f in every if only is None or f.name in only]
-    for seed in range(1, 11):
-        trained("digits-mlp", every[0].task, seed)
-    for seed in SEEDS:
-        trained("digits-cnn", digits.cnn(), seed)
     studies = []
     for shown in SHOWN:
         if only is None or shown.name in only:
+            for seed in shown.seeds:
+                trained(shown.family or shown.task, tasks[shown.task], seed)
             studies.append((shown, computed(shown)))
             print(shown.name, flush=True)
     if page and only is None:
