@@ -27,7 +27,7 @@ from isthmus import (
     train,
 )
 from isthmus.connect.abstract import find_saddle
-from isthmus.connect.string import StringConnector, string_sampling
+from isthmus.connect.string import StringConnector, require_ends_below, string_sampling
 from isthmus.errors import RunError, SettingError
 from isthmus.io.state import FileStore
 
@@ -549,3 +549,12 @@ def test_a_connector_refuses_before_it_is_used() -> None:
 def test_a_string_has_two_ends(ends, wide_task) -> None:
     with pytest.raises(SettingError, match="joins two points, got 3"):
         StringConnector().connect((*ends, ends[0]), Landscape(wide_task))
+
+
+@pytest.mark.parametrize("value", [0.0012346, 0.00123449, 1.0, 9.9996e-5, 0.0])
+def test_the_level_that_a_refusal_offers_is_not_refused(value: float) -> None:
+    with pytest.raises(SettingError) as refused:
+        require_ends_below((value, value), value / 2 - 1e-6)
+    offered = float(str(refused.value).partition("at least ")[2].partition(",")[0])
+    require_ends_below((value, value), offered)
+    assert offered <= value * 1.002

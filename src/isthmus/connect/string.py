@@ -161,8 +161,14 @@ def require_ends_below(ends: Sequence[float], level: float, of: str = "loss") ->
         raise SettingError(
             f"the level {level:.4g} lies below an end's own training {of}: the first end has {first}, the "
             f"last {last}; no path between them can stay below it. Give a level of at least "
-            f"{max(ends):.4g}, or train the ends further"
+            f"{_rounded_up(max(ends))}, or train the ends further"
         )
+
+
+def _rounded_up(value: float) -> str:
+    """Four digits that are not below the value."""
+    told = f"{value:.4g}"
+    return told if not float(told) < value else f"{value * (1 + 1e-3):.4g}"
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from isthmus.fanout import Fanout
 from isthmus.landscape import AbstractLandscape, Evaluation, Landscape, Task
 from isthmus.landscape.abstract import SPLITS, require_split, serial
 from isthmus.path import AbstractPath, PathPoints, Plane
+from isthmus.path.arc import positions_at_shares
 from isthmus.path.simplex import AbstractRegion
 from isthmus.progress import Progress, Silent
 from isthmus.scores import score
@@ -183,15 +184,10 @@ def _members(
 def _even(path: AbstractPath, points: int, spacing: str) -> Tensor:
     """Positions even in t, or such that they cut the path into pieces of equal length."""
     t = torch.linspace(0, 1, points, dtype=torch.float64) if points > 1 else torch.tensor([0.5]).double()
-    grid = torch.linspace(0, 1, 40 * points + 1, dtype=torch.float64)
     if spacing == "uniform":
         return t
-    along = path.distances(grid)
-    if float(along[-1]) == 0:
-        return t
-    right = torch.searchsorted(along, t * along[-1]).clamp(1, len(grid) - 1)
-    share = (t * along[-1] - along[right - 1]) / (along[right] - along[right - 1]).clamp_min(1e-300)
-    return (grid[right - 1] + share * (grid[right] - grid[right - 1])).clamp(0, 1)
+    grid = torch.linspace(0, 1, 40 * points + 1, dtype=torch.float64)
+    return positions_at_shares(grid, path.distances(grid), t).clamp(0, 1)
 
 
 def _titles(names: Sequence[str] | None, members: Sequence[Weights], t: Tensor) -> tuple[str, ...]:

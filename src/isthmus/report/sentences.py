@@ -57,7 +57,7 @@ def verdict_sentence(study: PairStudy, split: str = "test") -> str:
 
 def fit_sentence(name: str, fit: Fit) -> str:
     """How a path's procedure ended, and the saddle that it found, if it looks for one."""
-    told = f"The {name}: {fit.outcome.rstrip('.')}."
+    told = f"The {name}: {_ended(fit)}."
     if (saddle := fit.saddle) is None:
         return told
     data = "training" if saddle.split == "train" else "held-out"
@@ -66,6 +66,22 @@ def fit_sentence(name: str, fit: Fit) -> str:
         f"{position(saddle.t)} with loss {plain_loss(saddle.loss)} and error {percent(saddle.error)} on "
         f"{count(saddle.examples)} {data} examples."
     )
+
+
+def _ended(fit: Fit) -> str:
+    """The outcome; of a string with its level, and with what ended a search without success."""
+    stopped = fit.settings.get("stopped_by")
+    if stopped is None:
+        return fit.outcome.rstrip(".")
+    at = f"{fit.settings['of']} {significant(float(fit.settings['level']), 4)}"
+    if not stopped:
+        return f"it stays below the level, training {at}, at every tested position"
+    why = {
+        "depth": "the pieces were halved as often as allowed",
+        "steps": "a bead did not get down to it within its steps",
+        "divergence": "the loss of a bead became infinite or not a number",
+    }
+    return f"no path below the level, training {at}, was found: {why[str(stopped)]}"
 
 
 def saddle_sentences(study: PairStudy) -> str:
