@@ -92,11 +92,11 @@ SHOWN = (
     ),
     Shown(
         "plane-digits-mlp", "The plane of three perceptrons, digits", "digits-mlp", ("plane",), (1, 2, 3),
-        ("plane-test-loss", "plane-train-objective"),
+        ("plane-loss-held-out", "plane-objective-train"),
     ),
     Shown(
         "plane-digits-cnn", "The plane of three convolutional networks, digits", "digits-cnn", ("plane",),
-        (1, 2, 3), ("plane-test-loss", "plane-test-error"),
+        (1, 2, 3), ("plane-loss-held-out", "plane-error-held-out"),
     ),
     Shown(
         "ensemble-digits", "An ensemble of three networks, digits", "digits-mlp", ("ensemble",), (1, 2, 3),
