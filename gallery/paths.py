@@ -213,7 +213,7 @@ def families(data: str) -> tuple[Family, ...]:
 def _write(joined: Sequence[tuple[Family, list[Found]]], studies: Sequence[tuple[Shown, Any]]) -> None:
     figures = [figure(family, found) for family, found in joined]
     figures += [each for shown, study in studies for each in drawn(shown, study)]
-    save_named_figures(figures, IMAGES, ("png", "svg"))
+    save_named_figures(figures, IMAGES, ("svg",))
     head = (Path(__file__).parent / "paths-head.md").read_text(encoding="utf-8").rstrip("\n")
     parts = [head, *(section(family, found) for family, found in joined)]
     parts += [command_section(shown, study) for shown, study in studies]
