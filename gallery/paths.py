@@ -140,13 +140,20 @@ def section(family: Family, found: Sequence[Found]) -> str:
     """A family's table and figure as Markdown."""
     title = f"## {family.title}"
     figure = f"![Loss along the paths](../images/paths-{family.name}.svg)"
-    caption = f"*Loss along the paths between the networks of seeds {SEEDS[0]} and {SEEDS[1]}.*"
-    return "\n\n".join((title, markdown_table(table(found)), figure, caption))
+    caption = (
+        f"*Loss along the paths between the networks of seeds {SEEDS[0]} and {SEEDS[1]}; the straight line, "
+        "which rises out of sight, is left out.*"
+    )
+    there = {(each.pair, each.kind) for each in found}
+    wanted = [(pair, kind) for pair in combinations(SEEDS, 2) for kind in ("line", *KINDS)]
+    missing = ", ".join(f"{kind} of {i} and {j}" for (i, j), kind in wanted if ((i, j), kind) not in there)
+    note = f"Not measured: {missing}." if missing else ""
+    return "\n\n".join(part for part in (title, markdown_table(table(found)), note, figure, caption) if part)
 
 
 def figure(family: Family, found: Sequence[Found]) -> NamedFigure:
     """Loss along the paths of the first pair."""
-    first = [each.study for each in found if each.pair == SEEDS[:2]]
+    first = [each.study for each in found if each.pair == SEEDS[:2] and each.kind != "line"]
     drawn = profile_figure(lines_of_paths(first), of="loss", controls=False)
     return NamedFigure(f"paths-{family.name}", drawn, 760)
 
