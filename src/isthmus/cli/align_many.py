@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from isthmus.cli.options import AsJson, Data, Device, Force, Quiet, Restarts, Seed, TaskName
-from isthmus.cli.session import bars, emit, escaped, guarded, open_checkpoint, open_task
+from isthmus.cli.session import bars, emit, escaped, guarded, names_of, open_checkpoint, open_task
 from isthmus.errors import SettingError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def align_many(
     from isthmus.report.manymodels import models_table, pairs_table
 
     made = align_models(
-        read, _names(checkpoints), problem, method=chosen, restarts=restarts, seed=seed, device=device,
+        read, names_of(checkpoints), problem, method=chosen, restarts=restarts, seed=seed, device=device,
         progress=bars(quiet, as_json),
     )  # fmt: skip
     texts = [{"aligned to": read[0].sha256, "aligned from": each.sha256} for each in read]
@@ -79,21 +79,13 @@ def _method(name: str) -> Method | Literal["activation"]:
     raise SettingError(f"there is no method {name!r}: expected one of {', '.join(methods)}")
 
 
-def _names(checkpoints: list[Path]) -> list[str]:
-    """What to call the models: their files' names, with numbers before them where two are alike."""
-    stems = [path.resolve().stem for path in checkpoints]
-    if len(set(stems)) == len(stems):
-        return stems
-    return [f"{number}-{stem}" for number, stem in enumerate(stems, start=1)]
-
-
 def _targets(checkpoints: list[Path], out: Path, merged: Path | None, force: bool) -> list[Path]:
     """The files to write, the merged one last, after making sure that nothing is lost by it."""
     if len(checkpoints) < 2:
         raise SettingError(f"expected two checkpoints or more to align, got {len(checkpoints)}")
     if out.exists() and not out.is_dir():
         raise SettingError(f"{out} is a file: the aligned checkpoints go to a folder; give another --out")
-    files = [out / f"{name}-aligned.safetensors" for name in _names(checkpoints)]
+    files = [out / f"{name}-aligned.safetensors" for name in names_of(checkpoints)]
     files.append(merged or out / "merged.safetensors")
     places = [path.resolve() for path in files]
     if len(set(places)) < len(places):

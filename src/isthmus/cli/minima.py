@@ -21,7 +21,7 @@ from isthmus.cli.options import (
     Seed,
     TaskName,
 )
-from isthmus.cli.session import bars, command_line, guarded, limit, open_checkpoint, open_task
+from isthmus.cli.session import bars, command_line, guarded, limit, names_of, open_checkpoint, open_task
 from isthmus.cli.story import slug
 from isthmus.cli.study import study_in_run
 from isthmus.errors import SettingError
@@ -111,14 +111,6 @@ def minima(
     study_in_run(
         folder, "minima", identity, MinimaStudy, compute, figures=figures, quiet=quiet, as_json=as_json
     )
-
-
-def names_of(checkpoints: list[Path]) -> list[str]:
-    """What to call the minima: their files' names, with numbers before them where two are alike."""
-    stems = [path.resolve().stem for path in checkpoints]
-    if len(set(stems)) == len(stems):
-        return stems
-    return [f"{number}-{stem}" for number, stem in enumerate(stems, start=1)]
 
 
 def _budget(edges: int | None, count: int) -> int | None:

@@ -118,6 +118,14 @@ def controls_in(folder: Path) -> Path:
     )
 
 
+def names_of(checkpoints: Sequence[Path]) -> list[str]:
+    """What to call several models: their files' names, with numbers before them where two are alike."""
+    stems = [path.resolve().stem for path in checkpoints]
+    if len(set(stems)) == len(stems):
+        return stems
+    return [f"{number}-{stem}" for number, stem in enumerate(stems, start=1)]
+
+
 def bars(quiet: bool, as_json: bool) -> Progress:
     """Progress on a terminal, unless silence is asked for."""
     from isthmus.progress import default_progress

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -34,7 +33,7 @@ from isthmus.experiments.alignedrecords import (
     contrasts_of,
     measure_path,
 )
-from isthmus.experiments.measuring import matching_record
+from isthmus.experiments.measuring import end_record, matching_record, provenance_of
 from isthmus.experiments.records import End, Fit, Matching
 from isthmus.experiments.watching import Watch, Watcher, look_steps
 from isthmus.fanout import Fanout, Serial
@@ -46,7 +45,6 @@ from isthmus.match.methods import METHODS, Question, match_by
 from isthmus.path import AbstractPath, Segment
 from isthmus.progress import Progress, Silent, Titled
 from isthmus.repair.batchnorm import policy_named
-from isthmus.scores import scores
 from isthmus.symmetry import Alignment, Symmetry, discover
 from isthmus.weights import Weights
 
@@ -294,11 +292,9 @@ class _Comparing:
     def _end(self, place: int) -> End:
         given, name = self.given[place], self.names[place]
 
-        def measured() -> End:
-            found = scores(given.weights, self.as_saved, Titled(self.progress, name))
-            return End(name, str(given.path), given.sha256, given.unwrapped, found)
-
-        return self.run.record(f"end-{place + 1}", End, measured)
+        return self.run.record(
+            f"end-{place + 1}", End, lambda: end_record(name, given, self.as_saved, self.progress)
+        )
 
     def _alignment(self, pair: tuple[int, int]) -> Alignment:
         a, b = (self.given[place].weights for place in pair)
@@ -377,9 +373,7 @@ class _Comparing:
 
     def _provenance(self, command: str) -> dict[str, str]:
         identity = curves_identity(self.task, self.given, self.settings)
-        own = {"command": command, "python": platform.python_version(), "threads": torch.get_num_threads()}
-        told = {key: value for key, value in (own | identity).items() if value is not None}
-        return {key: str(value) for key, value in told.items() if not key.startswith("network ")}
+        return provenance_of(identity, command, [key for key in identity if key.startswith("network ")])
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ import torch
 
 from isthmus.barriers import Barrier, Profile
 from isthmus.errors import SettingError
-from isthmus.experiments.measuring import barriers_of
+from isthmus.experiments.measuring import barriers_of, end_record, provenance_of
 from isthmus.experiments.records import End
 from isthmus.identity import digest_of
 from isthmus.io.checkpoints import Checkpoint
@@ -27,7 +26,7 @@ from isthmus.match.methods import METHODS, Question, match_by
 from isthmus.merge.repaired import LineRepair, repaired_line
 from isthmus.progress import Progress, Silent, Titled
 from isthmus.repair.batchnorm import batchnorm_layers
-from isthmus.scores import Score, score, scores
+from isthmus.scores import Score, score
 from isthmus.symmetry import Outcome, Symmetry, discover
 from isthmus.weights import Weights
 
@@ -265,12 +264,10 @@ class _Comparing:
         return self.known or discover(self.task.traceable, self.task.example)
 
     def _end(self, name: str, given: Checkpoint) -> End:
-        def measured() -> End:
-            whole = Landscape(self.task, self.settings.device, "keep")
-            found = scores(given.weights, whole, Titled(self.progress, name))
-            return End(name, str(given.path), given.sha256, given.unwrapped, found)
-
-        return self.run.record(f"end-{name.lower()}", End, measured)
+        whole = Landscape(self.task, self.settings.device, "keep")
+        return self.run.record(
+            f"end-{name.lower()}", End, lambda: end_record(name, given, whole, self.progress)
+        )
 
     def _method(self, name: str) -> ComparedMethod:
         """Match, keep the aligned B, and tell what it cost."""
@@ -324,6 +321,5 @@ class _Comparing:
         return self.run.record(f"line-{method}-{repair}", ComparedLine, measured)
 
     def _provenance(self, command: str) -> dict[str, str]:
-        own = {"command": command, "python": platform.python_version(), "threads": torch.get_num_threads()}
-        told = own | comparison_identity(self.task, self.a, self.b, self.settings)
-        return {key: str(value) for key, value in told.items() if value is not None and key not in "AB"}
+        identity = comparison_identity(self.task, self.a, self.b, self.settings)
+        return provenance_of(identity, command, apart=("A", "B"))

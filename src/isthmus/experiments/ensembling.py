@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from torch import Tensor
 from isthmus.ensembles import Averaged, Ensemble, average_of, ensemble, weight_average
 from isthmus.errors import SettingError
 from isthmus.experiments.cyclical import CyclicalTraining, cycle_settings, train_cyclical
+from isthmus.experiments.measuring import provenance_of
 from isthmus.experiments.records import Fit
 from isthmus.fanout import Fanout
 from isthmus.identity import digest_of
@@ -364,6 +364,5 @@ def _provenance(
     options: CycleOptions | None,
     command: str,
 ) -> dict[str, str]:
-    own = {"command": command, "python": platform.python_version(), "threads": torch.get_num_threads()}
-    told = own | ensemble_identity(task, origins, settings, options)
-    return {name: str(value) for name, value in told.items() if value is not None and name != "members"}
+    identity = ensemble_identity(task, origins, settings, options)
+    return provenance_of(identity, command, apart=("members",))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from isthmus.connect.abstract import Connection, Outcome, Saddle, save_controls
 from isthmus.connect.beads import highest_by, values_of
 from isthmus.connect.string import StringConnector, require_ends_below
 from isthmus.errors import SettingError
+from isthmus.experiments.measuring import end_record, provenance_of
 from isthmus.experiments.records import End
 from isthmus.fanout import Fanout
 from isthmus.identity import digest_of
@@ -28,7 +28,6 @@ from isthmus.landscape import Landscape, Task
 from isthmus.path import AbstractPath, Segment
 from isthmus.progress import Progress, Silent, Titled
 from isthmus.repair.batchnorm import policy_named
-from isthmus.scores import scores
 
 _LOWEST = 1.1
 """The lowest of the levels chosen automatically, over the worse end's value."""
@@ -325,12 +324,10 @@ class _Levels:
         return Segment(self.a.weights, self.b.weights)
 
     def _end(self, name: str, given: Checkpoint) -> End:
-        def measured() -> End:
-            whole = Landscape(self.task, self.settings.device, "keep")
-            found = scores(given.weights, whole, Titled(self.progress, name))
-            return End(name, str(given.path), given.sha256, given.unwrapped, found)
-
-        return self.run.record(f"end-{name.lower()}", End, measured)
+        whole = Landscape(self.task, self.settings.device, "keep")
+        return self.run.record(
+            f"end-{name.lower()}", End, lambda: end_record(name, given, whole, self.progress)
+        )
 
     def require(self, levels: Sequence[float]) -> None:
         """Refuse a level below an end's own value."""
@@ -374,6 +371,5 @@ class _Levels:
         return highest_by(found, t, self.settings.of)
 
     def _provenance(self, command: str) -> dict[str, str]:
-        own = {"command": command, "python": platform.python_version(), "threads": torch.get_num_threads()}
-        told: Mapping[str, object] = own | levels_identity(self.task, self.a, self.b, self.settings)
-        return {key: str(value) for key, value in told.items() if value is not None and key not in "AB"}
+        identity = levels_identity(self.task, self.a, self.b, self.settings)
+        return provenance_of(identity, command, apart=("A", "B"))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import platform
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
+import torch
+
 from isthmus.barriers import Barrier, Profile, barrier, profile
-from isthmus.experiments.records import AxisRow, Fit, Matching, PathStudy
+from isthmus.experiments.records import AxisRow, End, Fit, Matching, PathStudy
 from isthmus.fanout import Fanout
+from isthmus.io.checkpoints import Checkpoint
 from isthmus.landscape import Landscape
 from isthmus.landscape.abstract import SPLITS
 from isthmus.match import matched_axes
 from isthmus.path import AbstractPath
-from isthmus.progress import Progress
+from isthmus.progress import Progress, Titled
+from isthmus.scores import scores
 from isthmus.symmetry import Alignment, Symmetry
 from isthmus.weights import Weights
 
@@ -38,6 +43,27 @@ def study_path(
     )
     barriers = barriers_of(profiles, seed)
     return PathStudy(name, path.kind, aligned, profiles, barriers, path.length, path.endpoint_distance, fit)
+
+
+def provenance_of(
+    identity: Mapping[str, object], command: str, apart: Collection[str] = ()
+) -> dict[str, str]:
+    """What is needed to repeat a study: the command, the machine's part, and what the run is named by.
+
+    Args:
+        identity: of the run; what is None in it is left out.
+        command: as it was given.
+        apart: names in the identity that the study tells elsewhere.
+    """
+    own = {"command": command, "python": platform.python_version(), "threads": torch.get_num_threads()}
+    told = (own | dict(identity)).items()
+    return {name: str(value) for name, value in told if value is not None and name not in apart}
+
+
+def end_record(name: str, given: Checkpoint, as_saved: Landscape, progress: Progress) -> End:
+    """One of the given networks, scored by a landscape that keeps its batch-norm statistics."""
+    found = scores(given.weights, as_saved, Titled(progress, name))
+    return End(name, str(given.path), given.sha256, given.unwrapped, found)
 
 
 def barriers_of(profiles: Sequence[Profile], seed: int = 0) -> tuple[Barrier, ...]:

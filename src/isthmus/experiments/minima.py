@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -28,6 +27,7 @@ from isthmus.connect.minima import (
 )
 from isthmus.connect.spanning import Edge, Trial, grow, tree_of
 from isthmus.errors import SettingError
+from isthmus.experiments.measuring import provenance_of
 from isthmus.experiments.minimarecords import EdgeStudy, MinimaStudy, Minimum, ratio_of
 from isthmus.fanout import Fanout, Serial
 from isthmus.identity import digest_of
@@ -254,12 +254,7 @@ class _Grove:
 
     def _provenance(self, command: str) -> dict[str, str]:
         identity = minima_identity(self.task, self.checkpoints, self.names, self.settings)
-        own = {"command": command, "python": platform.python_version(), "threads": torch.get_num_threads()}
-        told = {
-            key: value for key, value in (own | identity).items()
-            if value is not None and not key.startswith("minimum ")
-        }  # fmt: skip
-        return {key: str(value) for key, value in told.items()}
+        return provenance_of(identity, command, [key for key in identity if key.startswith("minimum ")])
 
 
 def _held_out(tested: EdgeStudy, losses: Tensor) -> Edge:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,7 +16,7 @@ from isthmus.connect import AbstractConnector, Outcome
 from isthmus.connect.abstract import PATH_KINDS, load_controls, save_controls
 from isthmus.connect.kinds import KINDS, connector_named
 from isthmus.errors import SettingError
-from isthmus.experiments.measuring import matching_record, study_path
+from isthmus.experiments.measuring import end_record, matching_record, provenance_of, study_path
 from isthmus.experiments.records import End, Fit, Matching, Merge, PairStudy, PathStudy
 from isthmus.fanout import Fanout, Serial
 from isthmus.identity import digest_of
@@ -245,11 +244,9 @@ class _Story:
         return self.run.weights("aligned", lambda: self.alignment.apply(self.b.weights), network)
 
     def _end(self, name: str, given: Checkpoint) -> End:
-        def measured() -> End:
-            found = scores(given.weights, self.as_saved, Titled(self.progress, name))
-            return End(name, str(given.path), given.sha256, given.unwrapped, found)
-
-        return self.run.record(f"end-{name.lower()}", End, measured)
+        return self.run.record(
+            f"end-{name.lower()}", End, lambda: end_record(name, given, self.as_saved, self.progress)
+        )
 
     def _matching(self) -> Matching:
         return matching_record(
@@ -347,11 +344,7 @@ class _Story:
 
     def _provenance(self, command: str) -> dict[str, str]:
         identity = pair_identity(self.task, self.a, self.b, self.settings)
-        own = {"command": command, "python": platform.python_version(), "threads": torch.get_num_threads()}
-        told = {
-            key: value for key, value in (own | identity).items() if value is not None and key not in "AB"
-        }
-        return {key: str(value) for key, value in told.items()}
+        return provenance_of(identity, command, apart=("A", "B"))
 
 
 def _slug(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -13,6 +12,7 @@ import torch
 
 from isthmus.connect.abstract import load_controls
 from isthmus.errors import CheckpointError, SettingError
+from isthmus.experiments.measuring import end_record, provenance_of
 from isthmus.experiments.records import End
 from isthmus.fanout import Fanout, Serial
 from isthmus.identity import described, digest_of
@@ -20,9 +20,8 @@ from isthmus.io.checkpoints import Checkpoint, read_checkpoint
 from isthmus.io.runs import Run
 from isthmus.landscape import Landscape, Task
 from isthmus.path import AbstractPath, Plane
-from isthmus.progress import Progress, Silent, Titled
+from isthmus.progress import Progress, Silent
 from isthmus.repair.batchnorm import policy_named
-from isthmus.scores import scores
 from isthmus.surfaces import Quantity, Surface, scan_splits
 
 SPLITS_SHOWN = ("test", "train")
@@ -206,10 +205,8 @@ def _studied(
     shown, spread = progress or Silent(), fanout or Serial()
     ends = tuple(_end(task, name, given, settings, run, shown) for name, given in models.items())
     surfaces = _scanned(task, models, settings, plane, paths, run, shown, spread)
-    own = {"command": command, "python": platform.python_version(), "threads": torch.get_num_threads()}
-    told = {name: value for name, value in asdict(settings).items() if value is not None}
     versions = {"isthmus": version("isthmus"), "torch": torch.__version__, "task": task.name}
-    provenance = {name: str(value) for name, value in (own | versions | told).items()}
+    provenance = provenance_of(versions | asdict(settings), command)
     return PlaneStudy(task.name, task.note, ends, surfaces, settings.of, provenance)
 
 
@@ -219,11 +216,7 @@ def _end(
     """A model's scores as its owner saved it."""
     landscape = Landscape(task, settings.device, "keep")
 
-    def measured() -> End:
-        found = scores(given.weights, landscape, Titled(progress, name))
-        return End(name, str(given.path), given.sha256, given.unwrapped, found)
-
-    return run.record(f"model-{name.lower()}", End, measured)
+    return run.record(f"model-{name.lower()}", End, lambda: end_record(name, given, landscape, progress))
 
 
 @dataclass(frozen=True, eq=False)

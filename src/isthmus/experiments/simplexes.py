@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ import torch
 from isthmus.connect.abstract import Connection, Outcome
 from isthmus.connect.simplex import fit_complex, fit_simplex, fit_simplexes
 from isthmus.ensembles import Ensemble, ensemble
-from isthmus.experiments.measuring import study_path
+from isthmus.experiments.measuring import end_record, provenance_of, study_path
 from isthmus.experiments.records import End, Fit, PathStudy
 from isthmus.experiments.simplexrecords import (
     Grown,
@@ -35,7 +34,7 @@ from isthmus.landscape.abstract import SPLITS
 from isthmus.path import AbstractPath, Chain, Plane, Segment, spans_plane
 from isthmus.path.simplex import Simplex, SimplicialComplex
 from isthmus.progress import Progress, Silent, Titled
-from isthmus.scores import score, scores
+from isthmus.scores import score
 from isthmus.surfaces import Surface, scan_plane
 from isthmus.weights import Weights
 
@@ -141,12 +140,10 @@ class _Region:
     def _end(self, number: int) -> End:
         network, name = self.networks[number], self.names[number]
 
-        def scored() -> End:
-            as_saved = Landscape(self.task, self.settings.device, "keep")
-            found = scores(network.weights, as_saved, Titled(self.progress, name))
-            return End(name, str(network.path), network.sha256, network.unwrapped, found)
-
-        return self.run.record(f"network-{number + 1}", End, scored)
+        as_saved = Landscape(self.task, self.settings.device, "keep")
+        return self.run.record(
+            f"network-{number + 1}", End, lambda: end_record(name, network, as_saved, self.progress)
+        )
 
     def _grown(self, kind: RegionKind) -> Grown:
         store = self.run.store("growth")
@@ -294,9 +291,7 @@ class _Region:
 
     def _provenance(self, command: str) -> dict[str, str]:
         identity = region_identity(self.task, self.networks, self.settings)
-        identity.pop("networks")
-        own = {"command": command, "python": platform.python_version(), "threads": torch.get_num_threads()}
-        return {key: str(value) for key, value in (own | identity).items() if value is not None}
+        return provenance_of(identity, command, apart=("networks",))
 
 
 def first_dimensions(region: SimplicialComplex, dimension: int) -> SimplicialComplex:
